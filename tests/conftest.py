@@ -62,7 +62,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     if not inspect.iscoroutinefunction(function):
         return None
-    names = pyfuncitem._fixtureinfo.argnames  # noqa: SLF001  pytest offers no public name for them
+    names = pyfuncitem._fixtureinfo.argnames
     _synchronous(function)(**{name: pyfuncitem.funcargs[name] for name in names})
     return True
 
