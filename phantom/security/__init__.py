@@ -1,0 +1,1 @@
+"""Security state that outlives a packet: replay windows, reputation of sources."""

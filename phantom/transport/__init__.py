@@ -1,0 +1,1 @@
+"""The protocol between the crypto and the API: handshake, packets, sessions, legs."""
