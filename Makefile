@@ -1,0 +1,48 @@
+# Everything a person or CI runs. Each target brings what it needs into .tox/ on its first run, from the package index that pip is set up for.
+# The machine needs Python 3.11 or newer with its venv module, and make. Arguments go through ARGS: make test ARGS="tests/crypto -k kdf"
+
+SHELL := /bin/sh
+# the first Python that is new enough; PYTHON=... names another
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+ARGS ?=
+TOX = "$(if $(PYTHON),$(PYTHON),$(error Phantom needs Python 3.11 or newer))" tools/bootstrap.py run --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast check format bench generate lock dist dev clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 | \2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+demo: ## a server, the sidecar and a client, end to end, with what a stranger would want to see
+	@$(TOX) -e demo -- $(ARGS)
+
+test: ## the whole test suite with its coverage gate
+	@$(TOX) -e py -- $(ARGS)
+
+test-fast: ## unit, property and security tests
+	@$(TOX) -e fast -- $(ARGS)
+
+check: ## format, lint, types, layers, dead code, dependencies, proto, workflows, links, drift
+	@$(TOX) -e lint -- $(ARGS)
+
+format: ## write what the formatters of `make check` want
+	@$(TOX) -e lint -- --fix
+
+bench: ## measure everything that is published (benchmarks/results/)
+	@$(TOX) -e bench -- $(ARGS)
+
+generate: ## write the generated files from proto/
+	@$(TOX) -e generate -- $(ARGS)
+
+lock: ## resolve requirements/*.txt anew (UPGRADE=1: newest versions)
+	@$(TOX) -e lock
+
+dist: ## build sdist and wheel into dist/ and try the wheel
+	@$(TOX) -e dist
+
+dev: ## an environment for an editor or a shell in .venv
+	@$(TOX) -e dev
+
+clean: ## remove environments, caches and builds
+	rm -rf .tox .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.* coverage.json htmlcov build dist *.egg-info

@@ -1,0 +1,1 @@
+"""What builds and checks Phantom; nothing in it is shipped."""
