@@ -10,6 +10,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from phantom.crypto.wipe import BytesLike
 from phantom.limits import MAX_COALESCED, MAX_SACK_RANGES
 
 __all__ = [
@@ -27,8 +28,6 @@ __all__ = [
     "trailer_length",
     "unpad",
 ]
-
-Buffer = bytes | bytearray | memoryview
 
 CLOSE_SUBTYPE: Final = 0x01
 IGNORED: Final = -1
@@ -72,7 +71,7 @@ def encode_sack(cursor: int, islands: Sequence[tuple[int, int]], ack_delay_us: i
     return b"".join(out)
 
 
-def decode_sack(data: Buffer, start: int, end: int) -> tuple[int, list[tuple[int, int]]]:
+def decode_sack(data: BytesLike, start: int, end: int) -> tuple[int, list[tuple[int, int]]]:
     """``(ack_delay_us, ranges)``; ranges are inclusive (low, high), descend and neither touch nor overlap.
 
     Raises MalformedFrame for no range, more than 32, a gap of 0, an underflow, a short or a longer plaintext.
@@ -104,7 +103,7 @@ def encode_window(limit: int) -> bytes:
     return _WINDOW.pack(limit)
 
 
-def decode_window(data: Buffer, start: int, end: int) -> int:
+def decode_window(data: BytesLike, start: int, end: int) -> int:
     """The cumulative limit; MalformedFrame unless there are exactly 8 bytes."""
     if end - start != _WINDOW.size:
         raise MalformedFrame("a window update is 8 bytes")
@@ -114,17 +113,17 @@ def decode_window(data: Buffer, start: int, end: int) -> int:
 # --- COALESCED (§14.7) ----------------------------------------------------------------------------------------------
 
 
-def encode_coalesced(parts: Sequence[Buffer]) -> bytes:
+def encode_coalesced(parts: Sequence[BytesLike]) -> bytes:
     """A bundle of at most 256 payloads of at most 65535 bytes each; ValueError beyond that."""
     if len(parts) > MAX_COALESCED or any(len(part) > 0xFFFF for part in parts):
         raise ValueError("a bundle holds at most 256 payloads of at most 65535 bytes")
-    out: list[Buffer] = [_U16.pack(len(parts))]
+    out: list[BytesLike] = [_U16.pack(len(parts))]
     for part in parts:
         out += (_U16.pack(len(part)), part)
     return b"".join(out)
 
 
-def decode_coalesced(data: Buffer, start: int, end: int) -> list[bytes]:
+def decode_coalesced(data: BytesLike, start: int, end: int) -> list[bytes]:
     """The payloads in order, empty ones left out; MalformedFrame rejects the whole bundle."""
     at = start + _U16.size
     if at > end:
@@ -166,7 +165,7 @@ def trailer_length(inner_length: int, max_shaped_wire: int) -> int:
     return target - wire if target >= wire + PAD_FIELD else 0
 
 
-def pad(inner: Buffer, max_shaped_wire: int) -> bytes | None:
+def pad(inner: BytesLike, max_shaped_wire: int) -> bytes | None:
     """The padded plaintext, or None if the packet is to be sent unpadded."""
     trailer = trailer_length(len(inner), max_shaped_wire)
     if not trailer:
@@ -174,7 +173,7 @@ def pad(inner: Buffer, max_shaped_wire: int) -> bytes | None:
     return b"".join((inner, bytes(trailer - PAD_FIELD), _U16.pack(trailer - PAD_FIELD)))
 
 
-def unpad(data: Buffer, start: int, end: int) -> int:
+def unpad(data: BytesLike, start: int, end: int) -> int:
     """End of the inner plaintext of a PADDED packet; MalformedFrame if the trailer is cut. The fill is not checked."""
     field = end - PAD_FIELD
     if field < start:
@@ -193,7 +192,7 @@ def encode_close(code: int) -> bytes:
     return _CLOSE.pack(CLOSE_SUBTYPE, code) if code else bytes((CLOSE_SUBTYPE,))
 
 
-def decode_control(data: Buffer, start: int, end: int) -> int:
+def decode_control(data: BytesLike, start: int, end: int) -> int:
     """The code of a CLOSE, 0 if it has none or a body of another length; -1 for everything that is to be dropped."""
     if end <= start or data[start] != CLOSE_SUBTYPE:
         return IGNORED

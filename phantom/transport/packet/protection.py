@@ -21,7 +21,7 @@ from phantom import limits as _limits
 from phantom.crypto.aead import AEAD_FAILURE, CipherSuite, new_aead
 from phantom.crypto.kdf import next_traffic_secret, traffic_keys
 from phantom.crypto.providers import Provider
-from phantom.crypto.wipe import wipe
+from phantom.crypto.wipe import BytesLike, wipe
 from phantom.errors import (
     CipherSuiteUnavailableError,
     ConnectionClosedError,
@@ -50,7 +50,7 @@ DROPPED: Final = -1
 ALL_SUITES: Final = (CipherSuite.AES_256_GCM, CipherSuite.CHACHA20_POLY1305)
 
 _NONCE: Final = struct.Struct(">IQ")
-_NO_EXTENSIONS: Final = bytes(LEN_FIELD)
+_EXT_LEN: Final = struct.Struct(">I")
 _V1_BODY: Final = V1_HEADER_LEN + LEN_FIELD
 _V2_BODY: Final = V2_HEADER_LEN + LEN_FIELD
 _V1_OVERHEAD: Final = _V1_BODY + AEAD_TAG_LEN + LEN_FIELD
@@ -58,9 +58,8 @@ _V2_OVERHEAD: Final = _V2_BODY + AEAD_TAG_LEN + LEN_FIELD
 _V2_ENCRYPTED: Final = ENCRYPTED << 16
 _CATCHUP_PERIOD: Final = 1.0  # s
 
-Buffer = bytes | bytearray | memoryview
 # cryptography's encrypt_into / decrypt_into: (nonce, data, aad, out) -> bytes written
-_Operation = Callable[[bytes, Buffer, Buffer, Buffer], int]
+_Operation = Callable[[BytesLike, BytesLike, BytesLike, bytearray | memoryview], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ class PacketProtection(Protocol):
         stream_id: int,
         flags: int,
         path_id: int,
-        plaintext: Buffer,
+        plaintext: BytesLike,
         length: int,
         ack_delay: int = 0,
     ) -> int:
@@ -203,7 +202,7 @@ class _Keys:
             self._send_suite, keys.send if self._initiator else keys.recv, self._provider
         ).encrypt_into
         prefix = int.from_bytes(keys.prefix, "big")
-        wipe(keys.send, keys.recv)
+        keys.wipe()
         return encrypt, prefix
 
     def receiver(self, secret: bytearray, epoch: int, locked: CipherSuite | None) -> _ReceiveState:
@@ -214,7 +213,7 @@ class _Keys:
             key = keys.recv if self._initiator else keys.send
             trials[suite] = new_aead(suite, key, self._provider).decrypt_into
             prefix = int.from_bytes(keys.prefix, "big")
-            wipe(keys.send, keys.recv)
+            keys.wipe()
         windows = ReplayWindows(self._limits.max_replay_streams, self._limits.max_replay_windows)
         return _ReceiveState(epoch, prefix, trials, windows)
 
@@ -330,7 +329,7 @@ class _Protection:
         plain = view[body : body + len(packet.payload) - AEAD_TAG_LEN]
         aad = bytes(view[start : start + self.header_len]) + packet.extensions
         locked = self.receive_suite is not None
-        sealed: Buffer = packet.payload if locked else bytes(packet.payload)
+        sealed: BytesLike = packet.payload if locked else bytes(packet.payload)
         for suite, decrypt in state.trials.items():
             if state.opens >= limit:
                 raise NonceExhaustedError
@@ -434,7 +433,7 @@ class ProtectionV2(_Protection):
         stream_id: int,
         flags: int,
         path_id: int,
-        plaintext: Buffer,
+        plaintext: BytesLike,
         length: int,
         ack_delay: int = 0,
     ) -> int:
@@ -463,7 +462,7 @@ class ProtectionV2(_Protection):
         V2_IMAGE.pack_into(buf, at, self._ident, stream_id, sequence, word, epoch << 8 | path_id, length + AEAD_TAG_LEN)
         nonce = _NONCE.pack(self._send_prefix, epoch << 56 | stream_id << 40 | sequence << 8 | path_id)
         self._encrypt(nonce, plaintext, view[at : at + V2_HEADER_LEN], view[body:tail])
-        buf[tail:end] = _NO_EXTENSIONS
+        _EXT_LEN.pack_into(buf, tail, 0)
         return end
 
     def _guard(self, stream_id: int, path_id: int) -> None:
@@ -512,7 +511,7 @@ class ProtectionV2(_Protection):
             or place >> 8 != self._fast_epoch
             or tail + LEN_FIELD != end
             or not word & _V2_ENCRYPTED
-            or buf[tail:end] != _NO_EXTENSIONS
+            or _EXT_LEN.unpack_from(buf, tail)[0]
         ):
             return self._open_general(view, start, end, now)
         state = self._receiving
@@ -678,7 +677,7 @@ class ProtectionV2(_Protection):
         self.expire(now)
 
 
-def _refuse(nonce: bytes, data: Buffer, aad: Buffer, out: Buffer) -> int:
+def _refuse(nonce: BytesLike, data: BytesLike, aad: BytesLike, out: bytearray | memoryview) -> int:
     raise ConnectionClosedError
 
 
@@ -737,7 +736,7 @@ class ProtectionV1(_Protection):
         stream_id: int,
         flags: int,
         path_id: int,
-        plaintext: Buffer,
+        plaintext: BytesLike,
         length: int,
         ack_delay: int = 0,
     ) -> int:
@@ -764,7 +763,7 @@ class ProtectionV1(_Protection):
         at: int,
         stream_id: int,
         flags: int,
-        plaintext: Buffer,
+        plaintext: BytesLike,
         length: int,
         sequence: int,
         ack_delay: int = 0,
@@ -785,7 +784,7 @@ class ProtectionV1(_Protection):
         )
         nonce = _NONCE.pack(self._send_prefix, counter)
         self._encrypt(nonce, plaintext, view[at : at + V1_HEADER_LEN], view[body:tail])
-        buf[tail:end] = _NO_EXTENSIONS
+        _EXT_LEN.pack_into(buf, tail, 0)
         return end
 
     def open(self, buf: bytearray, view: memoryview, start: int, end: int, path_of_leg: int, now: float) -> int:
