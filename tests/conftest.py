@@ -1,7 +1,8 @@
 """What every test may rely on: `async def` tests, a leak check, seeds, and hypothesis profiles.
 
-An `async def` test runs in a fresh event loop (debug off). It fails when another task is still there after it, when a callback or a task
-raised what nobody read, and when it leaves something unclosed. A test marked `bench` runs only when asked for (`-m bench`). Time limits come from pytest-timeout (60 s unless the test says otherwise).
+An `async def` test runs in a fresh event loop (debug off). It fails when another task is still there after it, when a
+callback or a task raised what nobody read, and when it leaves something unclosed. A test marked `bench` runs only when
+asked for (`-m bench`). Time limits come from pytest-timeout (60 s unless the test says otherwise).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import inspect
 import os
 import random
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import hypothesis
@@ -31,7 +32,8 @@ hypothesis.settings.register_profile("dev", hypothesis.settings.get_profile("ci"
 hypothesis.settings.register_profile("soak", hypothesis.settings.get_profile("dev"), max_examples=20_000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-# A task that was cancelled, or whose last await just came back, may need some turns of the loop to end; nothing that still works does.
+# A task that was cancelled, or whose last await just came back, may need some turns of the loop to end; nothing that
+# still works does.
 _TURNS_TO_END = 20
 
 
@@ -74,7 +76,7 @@ def _synchronous(function: Callable[..., Awaitable[None]]) -> Callable[..., None
         with asyncio.Runner(debug=False) as runner:
             runner.get_loop().set_exception_handler(lambda _loop, context: troubles.append(context))
             runner.run(_without_leaks(function(*args, **kwargs)))
-        gc.collect()  # an unclosed socket, or a task whose exception nobody read, is this test's failure and not a later one's
+        gc.collect()  # an unclosed socket, or an exception nobody read, is this test's failure and not a later one's
         if troubles:
             cause = next((context["exception"] for context in troubles if "exception" in context), None)
             raise AssertionError("; ".join(context["message"] for context in troubles)) from cause
@@ -93,12 +95,12 @@ async def _without_leaks(test: Awaitable[None]) -> None:
 
 
 @pytest.fixture
-def seed(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A number that is the same for a test in every run; `--seed N` gives other ones. Named in the report of a failure."""
+def seed(request: pytest.FixtureRequest) -> int:
+    """A number that is the same for a test in every run (`--seed N` gives others); a failure's report names it."""
     start = request.config.getoption("--seed")
     value = start if start is not None else zlib.crc32(request.node.nodeid.encode())
     request.node.add_report_section("call", "seed", f"--seed {value}")
-    yield value
+    return value
 
 
 @pytest.fixture

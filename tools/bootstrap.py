@@ -1,7 +1,7 @@
-"""Brings tox to a machine that has only Python, and runs it: `python3 tools/bootstrap.py ARGUMENTS-OF-TOX` (the Makefile does this).
+"""Brings tox to a machine that has only Python, and runs it: `python3 tools/bootstrap.py ARGUMENTS-OF-TOX`.
 
-tox and uv go into .tox/.boot, pinned and hash-checked, once for each version of requirements/boot.txt. uv then installs the environments; where it
-cannot reach the package index that pip is set up for, pip does the same work, slower.
+tox and uv go into .tox/.boot, pinned and hash-checked, once for each version of requirements/boot.txt. uv then installs
+the environments; where it cannot reach the package index that pip is set up for, pip does the same work, slower.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ HOME = ROOT / ".tox" / ".boot"
 STAMP = HOME / "stamp.json"
 BIN = HOME / ("Scripts" if os.name == "nt" else "bin")
 # pip's settings that uv does not read, and uv's names for them
-PIP_TO_UV = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS", "cert": "SSL_CERT_FILE"}
+PIP_TO_UV = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "cert": "SSL_CERT_FILE",
+}
 
 
 def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
@@ -50,21 +55,27 @@ def install(fingerprint: str) -> None:
     """Make .tox/.boot anew and note which installer works here."""
     print("bootstrap: installing tox (once)", flush=True)
     if run(sys.executable, "-m", "venv", "--clear", HOME).returncode:
-        sys.exit("bootstrap: this Python cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv")
+        sys.exit(
+            "bootstrap: this Python makes no virtual environments; on Debian and Ubuntu: apt-get install python3-venv"
+        )
     pip = [BIN / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
     if run(*pip, "-r", LOCK).returncode:
         sys.exit("bootstrap: pip could not install tox; is a package index within reach (`pip config list`)?")
     environment = uv_environment()
     works = uv_works(environment)
     if not works:
-        print("bootstrap: uv cannot use this machine's package index; pip installs instead, which takes longer", flush=True)
+        print(
+            "bootstrap: uv cannot use this machine's package index; pip installs instead, which takes longer",
+            flush=True,
+        )
         environment = {"TOX_OVERRIDE": "testenv.runner=virtualenv"}
     STAMP.write_text(json.dumps({"fingerprint": fingerprint, "environment": environment}))
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
-        sys.exit(f"bootstrap: Phantom needs Python 3.11 or newer, this is {sys.version.split()[0]}; make PYTHON=... names another")
+    if sys.version_info < (3, 11):  # noqa: UP036  this is where everybody else learns it
+        version = sys.version.split()[0]
+        sys.exit(f"bootstrap: Phantom needs Python 3.11 or newer, this is {version}; make PYTHON=... names another")
     fingerprint = hashlib.sha256(LOCK.read_bytes() + f"{sys.version} {sys.base_prefix}".encode()).hexdigest()
     try:
         stamp = json.loads(STAMP.read_text())

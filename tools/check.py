@@ -1,6 +1,7 @@
-"""Everything that can be said about the tree without running its tests (`make check`; `--fix` writes what the formatters want).
+"""Everything that can be said about the tree without running its tests (`make check`).
 
-The checks run side by side; each prints its time, and its output if it failed. Names as arguments select: make check ARGS="types layers".
+The checks run side by side; each prints its time, and its output if it failed. Names as arguments select
+(make check ARGS="types layers"); --fix writes what the formatters want instead.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ CHECKS: dict[str, list[str]] = {
     "drift": [PYTHON, "-m", "tools.generate", "--check"],
     "layers": ["lint-imports", "--no-logo"],
     "dead code": ["vulture"],
-    "actions": [PYTHON, "-m", "tools.actionlint"],
-    "action security": ["zizmor", "--offline", "--quiet", "--no-progress", ".github/workflows"],
+    "workflows": [PYTHON, "-m", "tools.workflows"],
+    "workflow security": ["zizmor", "--offline", "--quiet", "--no-progress", ".github/workflows"],
     "proto lint": ["buf", "lint"],
     "proto format": ["buf", "format", "--diff", "--exit-code"],
     "dependencies": ["deptry", "."],
     "licences": [PYTHON, "-m", "tools.licences"],
     "shell": ["shellcheck", ".ci/run"],
-    "lint": ["ruff", "check", "--quiet", "."],
-    "format": ["ruff", "format", "--check", "--quiet", "."],
+    "lint": ["ruff", "check", "--quiet", "--output-format=concise", "."],
+    "format": ["ruff", "format", "--check", "--quiet", "--output-format=concise", "."],
     "tree": [PYTHON, "-m", "tools.tree"],
 }
 FIXES: tuple[list[str], ...] = (
@@ -55,13 +56,13 @@ def main(arguments: list[str]) -> int:
     failed = []
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         for name, status, seconds, output in pool.map(run, arguments or CHECKS):
-            print(f"{'ok  ' if status == 0 else 'FAIL'} {name:<16} {seconds:5.1f} s", flush=True)
+            print(f"{'ok  ' if status == 0 else 'FAIL'} {name:<18} {seconds:5.1f} s", flush=True)
             # A check that passed may still have to say that it could not look.
             if status or "NOT RUN" in output:
                 print(output.rstrip(), flush=True)
             if status:
                 failed.append(name)
-    print(f"{len(arguments or CHECKS) - len(failed)} passed, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}")
+    print(f"{len(arguments or CHECKS) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 
 

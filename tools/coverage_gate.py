@@ -1,7 +1,8 @@
 """Fails when the tests miss too much of Phantom: python -m tools.coverage_gate
 
-Reads the data that pytest-cov left behind and counts statements and branches together. The rooms where a missed branch can be a hole must be
-covered whole, the package as a whole nearly so. A run over a selection of tests (any argument) says nothing about coverage and is let through.
+Reads the data that pytest-cov left behind and counts statements and branches together. The rooms where a missed branch
+can be a hole must be covered whole, the package as a whole nearly so. A run over a selection of tests (any argument)
+says nothing about coverage and is let through.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Room:
 
     @property
     def passed(self) -> bool:
-        # In whole numbers, so that 99.996 % never rounds up to 100 %. A room without code is a wrong path, not a success.
+        # Not by `percent`, so that 99.996 % never rounds up to 100 %. A room without code is a wrong path, no success.
         return self.total > 0 and self.covered * 100 >= self.floor * self.total
 
 

@@ -1,7 +1,7 @@
-"""Writes the pinned, hashed requirement files of requirements/ (`make lock`; `make lock UPGRADE=1` takes the newest versions).
+"""Writes the pinned, hashed files of requirements/ (`make lock`; `make lock UPGRADE=1` takes the newest versions).
 
-One resolution holds for every supported Python and system, and each file agrees with those before it. Neither the index nor any address goes
-into the files: where packages come from is the affair of the machine that installs them.
+One resolution holds for every supported Python and system, and each file agrees with those before it. Neither the index
+nor any address goes into the files: where packages come from is the affair of the machine that installs them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ LOCKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "test": (("base.in", "test.in"), EVERY_EXTRA),
     "demo": (("base.in",), ("cli", "sidecar", "uvloop")),
     "lint": (("base.in", "lint.in"), EVERY_EXTRA),
+    "go": (("go.in",), ()),
 }
 
 
@@ -40,7 +41,12 @@ def compile_lock(name: str, inputs: list[str], extras: tuple[str, ...], *more: s
 
 def pins(lock: str, *inputs: str) -> str:
     """The lines NAME==VERSION that requirements/LOCK.txt has for the names of `inputs`."""
-    names = {line.strip() for file in inputs for line in (REQUIREMENTS / file).read_text().splitlines() if line[:1] not in "#"}
+    names = {
+        line.strip()
+        for file in inputs
+        for line in (REQUIREMENTS / file).read_text().splitlines()
+        if not line.startswith("#")
+    }
     found = re.findall(r"^([\w.-]+)(==[^\s;]+)", (REQUIREMENTS / f"{lock}.txt").read_text(), re.MULTILINE)
     return "".join(f"{name}{version}\n" for name, version in found if name in names)
 
