@@ -1,0 +1,43 @@
+"""Phantom: post-quantum-secure sessions to a pinned peer. The public names, nothing else."""
+
+from phantom.api.connecting import Connecting, connect, connect_pinned
+from phantom.api.identity import (
+    HybridSigningKey,
+    HybridVerifyingKey,
+    generate_signing_key,
+    verifying_key_from_signing_key,
+)
+from phantom.api.listener import AcceptOutcome, Binding, PhantomListener, listen
+from phantom.api.session import HandshakeInfo, Negotiated, PhantomSession
+from phantom.config import PhantomConfig
+from phantom.errors import *  # noqa: F403 - the error tree is public as a whole
+from phantom.errors import __all__ as _errors
+from phantom.observability.metrics import MetricsSnapshot
+from phantom.transport.legs.base import SessionTransport
+from phantom.transport.session.events import StateChanged
+from phantom.transport.session.states import ConnectionState
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "AcceptOutcome",
+    "Binding",
+    "Connecting",
+    "ConnectionState",
+    "HandshakeInfo",
+    "HybridSigningKey",
+    "HybridVerifyingKey",
+    "MetricsSnapshot",
+    "Negotiated",
+    "PhantomConfig",
+    "PhantomListener",
+    "PhantomSession",
+    "SessionTransport",
+    "StateChanged",
+    "connect",
+    "connect_pinned",
+    "generate_signing_key",
+    "listen",
+    "verifying_key_from_signing_key",
+    *_errors,
+]

@@ -1,0 +1,1 @@
+"""What users call (surface §14). The public names are re-exported by ``phantom``."""

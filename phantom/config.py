@@ -1,0 +1,157 @@
+"""``PhantomConfig``: what may be configured, its defaults and its presets (surface §2).
+
+Every field has an effect. Values are checked when the object is made; a bad one is a ConfigError that names the field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from phantom import limits
+from phantom.errors import ConfigError
+
+__all__ = ["PhantomConfig"]
+
+_SUITES: Final = ("auto", "aes-256-gcm", "chacha20-poly1305")
+_PROVIDERS: Final = ("auto", "openssl", "pqcrypto")
+_COOKIE: Final = ("auto", "always")
+
+# field -> (lowest, highest) permitted number
+_RANGES: Final[dict[str, tuple[float, float]]] = {
+    "keepalive_interval": (1.0, 86400.0),
+    "connect_timeout": (0.1, 3600.0),
+    "handshake_timeout": (0.1, 3600.0),
+    "close_timeout": (0.0, 86400.0),
+    "silence_floor": (0.1, 3600.0),
+    "send_segments": (limits.MIN_PENDING, limits.MAX_PENDING),
+    "recv_segments": (limits.MIN_PENDING, limits.MAX_REORDER_SEGMENTS),
+    "bulk_chunk": (limits.BULK_CHUNK_MIN, limits.BULK_CHUNK_MAX),
+    "frame_cap": (limits.HANDSHAKE_FRAME_CAP, limits.ABSOLUTE_FRAME_CAP),
+    "max_message": (1, limits.MAX_MESSAGE_CEILING),
+    "recv_window": (limits.INITIAL_STREAM_WINDOW, limits.RECV_WINDOW_CEILING),
+    "session_recv_window": (limits.INITIAL_STREAM_WINDOW, 16 * limits.RECV_WINDOW_CEILING),
+    "recv_memory": (limits.MiB, 1 << 40),
+    "max_sessions": (0, 1 << 20),
+    "max_sessions_per_ip": (0, 1 << 20),
+    "max_inflight_handshakes": (1, 1 << 16),
+    "max_inflight_per_source": (1, 1 << 16),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhantomConfig:
+    """Configuration of a client or a listener. Times in seconds, sizes in bytes; immutable, safe to share.
+
+    Without a preset it equals wire-native §25. Raises ConfigError for a value out of its range.
+    """
+
+    keepalive_interval: float | None = limits.KEEPALIVE_INTERVAL
+    """Idle time after which an encrypted ping is sent; None switches it off."""
+    connect_timeout: float = limits.TCP_CONNECT_TIMEOUT
+    """Opening the leg, before the handshake."""
+    handshake_timeout: float = limits.HANDSHAKE_DEADLINE
+    """The whole handshake, proof of work included."""
+    close_timeout: float | None = None
+    """Upper bound of an orderly close; None: it goes on while the peer acknowledges something every 5 s."""
+    silence_floor: float = limits.SILENCE_FLOOR_PIPE_ONLY_PATH
+    """Unanswered data and nothing heard for this long means that the connection is lost."""
+    send_segments: int = limits.MAX_PENDING
+    """Segments outstanding per stream."""
+    recv_segments: int = limits.MAX_REORDER_SEGMENTS
+    """Early segments kept per stream."""
+    suite: str = "auto"
+    """Cipher suite of what this side sends: auto (by CPU), aes-256-gcm, chacha20-poly1305."""
+    provider: str = "auto"
+    """Crypto provider: auto, openssl, pqcrypto."""
+    bulk_chunk: int = limits.BULK_CHUNK
+    """Application bytes in one packet of a bulk write."""
+    frame_cap: int = limits.ESTABLISHED_FRAME_CAP
+    """Largest frame accepted from an established peer."""
+    max_message: int = limits.MAX_MESSAGE
+    """Largest message accepted. Peers rely on 16 MiB: set less on constrained devices only."""
+    recv_window: int = limits.MAX_RECV_WINDOW
+    """Ceiling of the auto-tuned receive window."""
+    session_recv_window: int = limits.SESSION_RECV_WINDOW
+    """What all streams of a session may hold granted and unread beyond their initial windows."""
+    recv_memory: int | None = None
+    """What peers can make this process hold; None: 256 MiB, at most a quarter of its memory limit."""
+    max_sessions: int = limits.MAX_SESSIONS
+    """Sessions of one listener; 0 switches the limit off."""
+    max_sessions_per_ip: int = limits.MAX_SESSIONS_PER_SOURCE
+    """Sessions of one source address (IPv6: /64); 0 switches the limit off."""
+    max_inflight_handshakes: int = limits.MAX_INFLIGHT_HANDSHAKES
+    """Handshakes in flight at one listener."""
+    max_inflight_per_source: int = limits.MAX_INFLIGHT_PER_SOURCE
+    """Handshakes in flight from one source."""
+    cookie: str = "auto"
+    """When a listener demands a cookie: auto (under load), always."""
+    load_tiers: tuple[tuple[int, int], ...] = limits.LOAD_TIERS
+    """(hellos a minute from which on, proof-of-work difficulty in bits), ascending."""
+
+    def __post_init__(self) -> None:
+        """Checks every field."""
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise ConfigError(f"{name} must be between {low:g} and {high:g}, not {value!r}")
+        for name, allowed in (("suite", _SUITES), ("provider", _PROVIDERS), ("cookie", _COOKIE)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.frame_cap < self.bulk_chunk + limits.CHUNK_SLACK + 73:
+            raise ConfigError("frame_cap must hold a packet of bulk_chunk bytes")
+        bounds = [bound for bound, _ in self.load_tiers]
+        if bounds != sorted(bounds) or any(
+            not 0 <= bits <= limits.MAX_CLIENT_POW_DIFFICULTY for _, bits in self.load_tiers
+        ):
+            raise ConfigError(
+                "load_tiers must be (count, difficulty) pairs, ascending, with difficulties of at most 24 bits"
+            )
+
+    def replace(self, **changes: Any) -> PhantomConfig:
+        """A copy with some fields changed; ConfigError for an unknown name or a bad value."""
+        unknown = sorted(set(changes) - {field.name for field in fields(self)})
+        if unknown:
+            raise ConfigError(f"unknown configuration field: {', '.join(unknown)}")
+        return replace(self, **changes)
+
+    @classmethod
+    def mobile(cls, **changes: Any) -> PhantomConfig:
+        """Preset for phones: longer keepalive, smaller stores."""
+        return cls(keepalive_interval=30.0, connect_timeout=5.0, send_segments=4096, recv_segments=8192).replace(
+            **changes
+        )
+
+    @classmethod
+    def server(cls, **changes: Any) -> PhantomConfig:
+        """Preset of the reference server."""
+        return cls(keepalive_interval=60.0, connect_timeout=2.0).replace(**changes)
+
+    @classmethod
+    def iot(cls, **changes: Any) -> PhantomConfig:
+        """Preset for small devices."""
+        return cls(keepalive_interval=120.0, connect_timeout=10.0, send_segments=32, recv_segments=256).replace(
+            **changes
+        )
+
+    def effective_recv_memory(self) -> int:
+        """``recv_memory``, or its default on this machine: min(256 MiB, a quarter of the memory limit)."""
+        if self.recv_memory is not None:
+            return self.recv_memory
+        known = [limits.RECV_MEMORY]
+        for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+            limit = _number_in(Path(path))
+            if limit is not None:
+                known.append(limit // 4)
+        return max(min(known), limits.MiB)
+
+
+def _number_in(path: Path) -> int | None:
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return int(text) if text.isdigit() else None

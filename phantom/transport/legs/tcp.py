@@ -1,0 +1,439 @@
+"""The TCP leg: an own non-blocking socket, one read and one write per wake-up (wire-native §20.2, §21.1, §21.3)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+
+from phantom import limits
+from phantom.errors import NetworkError, PhantomError, PhantomTimeoutError
+from phantom.runtime.base import Runtime, Task, Timer
+from phantom.transport.legs.base import LegOwner
+from phantom.transport.legs.buffers import BATCH, WINDOW, Buffer
+
+__all__ = ["TcpLeg", "bind_tcp", "connect_tcp", "format_address"]
+
+_TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+
+
+def format_address(address: tuple[object, ...]) -> str:
+    """``HOST:PORT`` of a socket address, IPv6 in brackets."""
+    host, port = str(address[0]), address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _tune(sock: socket.socket) -> None:
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with contextlib.suppress(OSError):  # not everywhere; bounds what priorities cannot reach any more
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, limits.TCP_NOTSENT_LOWAT)
+
+
+async def connect_tcp(host: str, port: int, runtime: Runtime, timeout: float) -> TcpLeg:
+    """Connects to the first address of ``host`` that answers, within ``timeout`` seconds.
+
+    Raises PhantomTimeoutError, or NetworkError naming the address and the cause.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            return TcpLeg(await _connect(host, port), runtime)
+    except TimeoutError:
+        raise PhantomTimeoutError(f"{host}:{port} did not answer within {timeout:g} s") from None
+
+
+async def _connect(host: str, port: int) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise NetworkError(f"cannot resolve {host}: {error.strerror or error}") from error
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in found:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            _tune(sock)
+            await loop.sock_connect(sock, address)
+        except OSError as error:
+            failure = error
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    detail = failure.strerror or str(failure) if failure is not None else "it has no address"
+    raise NetworkError(f"cannot connect to {host}:{port}: {detail}") from failure
+
+
+def bind_tcp(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
+    """Listening sockets for every address of ``host``; port 0 takes the same free port on all of them.
+
+    Raises NetworkError, also when the port is in use: SO_REUSEPORT only on request (§21.3).
+    """
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            sock = socket.socket(family, kind, protocol)
+            sockets.append(sock)
+            if hasattr(socket, "SO_REUSEADDR") and not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            wanted = port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0)
+            sock.bind((address[0], wanted, *address[2:]))
+            sock.listen(limits.TCP_BACKLOG)
+            sock.setblocking(False)
+    except (OSError, AttributeError) as error:
+        for sock in sockets:
+            sock.close()
+        detail = getattr(error, "strerror", None) or error
+        raise NetworkError(f"cannot listen on {host or '*'}:{port}: {detail}") from error
+    return sockets
+
+
+class TcpLeg:
+    """One connected TCP socket. All calls in the thread of its loop.
+
+    Between reads it keeps at most the frame it is in the middle of; windows and batches come from shared pools.
+    On loops without ``add_reader`` (Windows' default one) two tasks do the same work.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_closed",
+        "_finishing",
+        "_linger",
+        "_loop",
+        "_lost",
+        "_out",
+        "_paused",
+        "_progress_at",
+        "_reader",
+        "_rest",
+        "_runtime",
+        "_sock",
+        "_stall",
+        "_writer",
+        "owner",
+        "peer_addr",
+    )
+
+    name = "tcp"
+    proves_address = True
+
+    def __init__(self, sock: socket.socket, runtime: Runtime) -> None:
+        _tune(sock)
+        self._sock = sock
+        self._runtime = runtime
+        self._loop = asyncio.get_running_loop()
+        self.owner: LegOwner | None = None
+        self.peer_addr = format_address(sock.getpeername())
+        self._rest: bytearray | None = None  # start of a frame that is not complete
+        self._buffer: Buffer | None = None  # batch of which the kernel took only a part
+        self._out: memoryview | None = None  # the part it has not taken
+        self._progress_at = 0.0
+        self._stall: Timer | None = None
+        self._linger: Timer | None = None
+        self._reader: Task | None = None
+        self._writer: Task | None = None
+        self._paused = False
+        self._lost = False  # the owner was told, or has closed
+        self._finishing = False  # lingering
+        self._closed: asyncio.Future[None] | bool = False
+
+    @property
+    def ip(self) -> str:
+        """The peer's address without its port."""
+        return self.peer_addr.rpartition(":")[0].strip("[]")
+
+    @property
+    def closed(self) -> bool:
+        """True once the socket is released."""
+        return self._closed is True
+
+    def start(self, owner: LegOwner) -> None:
+        """Begins to read."""
+        self.owner = owner
+        self._watch_read()
+
+    def _watch_read(self) -> None:
+        try:
+            self._loop.add_reader(self._sock, self._readable)
+        except NotImplementedError:
+            self._reader = self._runtime.spawn(self._read_loop(), "phantom-tcp-read")
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        window, size, room = self._window()
+        try:
+            count = self._sock.recv_into(window[1][size : size + room])
+        except (BlockingIOError, InterruptedError):
+            self._keep(window, 0, size)
+            return
+        except OSError as error:
+            self._fail(_network_error(error))
+            return
+        self._arrived(window, size, count)
+
+    async def _read_loop(self) -> None:
+        while not self._lost or self._finishing:
+            window, size, room = self._window()
+            try:
+                count = await self._loop.sock_recv_into(self._sock, window[1][size : size + room])
+            except OSError as error:
+                self._fail(_network_error(error))
+                return
+            if self._arrived(window, size, count):
+                return
+
+    def _window(self) -> tuple[Buffer, int, int]:
+        """A window with the unfinished frame at its start, that frame's size, and how much may be read behind it."""
+        owner, rest = self.owner, self._rest
+        room = owner.read_size if owner is not None else limits.HANDSHAKE_FRAME_CAP
+        size = 0 if rest is None else len(rest)
+        if size + 64 * limits.KiB > limits.READ_WINDOW:
+            room = 64 * limits.KiB  # a frame larger than the window grows in steps
+            buf = bytearray(size + room)
+            window = buf, memoryview(buf)
+        else:
+            window = WINDOW.take()
+            room = min(room, limits.READ_WINDOW - size)
+        if rest is not None:
+            window[1][:size] = rest
+        return window, size, room
+
+    def _arrived(self, window: Buffer, size: int, count: int) -> bool:
+        """Hands ``count`` new bytes to the owner; True when nothing more is read."""
+        if count == 0:
+            self._end_of_stream()
+            return True
+        if self._finishing:
+            WINDOW.give(window)
+            return False
+        return self._deliver(window, size + count)
+
+    def _deliver(self, window: Buffer, end: int) -> bool:
+        buf, view = window
+        at = 0
+        while self.owner is not None and not self._lost:
+            owner = self.owner
+            at = owner.leg_received(buf, view, at, end)
+            if self.owner is owner:  # a new owner takes what the old one left
+                break
+        if self._lost and not self._finishing:
+            return True
+        self._keep(window, at, end)
+        return self._paused
+
+    def _keep(self, window: Buffer, at: int, end: int) -> None:
+        self._rest = window[0][at:end] if at < end else None
+        WINDOW.give(window)
+
+    def _end_of_stream(self) -> None:
+        if self._finishing:
+            self._release()
+            return
+        self._unwatch_read()
+        if not self._lost:
+            self._lost = True
+            if self.owner is not None:
+                self.owner.leg_lost(None)
+
+    def pause(self) -> None:
+        """Stops reading while the owner is not able to take more; what has arrived stays."""
+        self._paused = True
+        self._unwatch_read()
+
+    def resume(self) -> None:
+        """Hands the owner what was left, then reads again."""
+        self._paused = False
+        if self._lost:
+            return
+        rest = self._rest
+        if rest is not None:
+            self._rest = None
+            self._deliver((rest, memoryview(rest)), len(rest))
+        if not self._paused and not self._lost:
+            self._watch_read()
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Fills and sends batch after batch until nothing is due or the kernel is full."""
+        owner = self.owner
+        if self._out is not None or self._lost or owner is None:
+            return
+        size = owner.batch_size
+        buffer = BATCH.take() if size <= BATCH.size else _private(size)
+        buf, view = buffer
+        cap = limits.SEND_BATCH if size < limits.SEND_BATCH else size
+        while not self._lost:
+            end = owner.leg_fill(buf, view, 0, cap)
+            if end == 0:
+                break
+            if not self._push(buffer, view[:end]):
+                return
+        BATCH.give(buffer)
+
+    def _push(self, buffer: Buffer, out: memoryview) -> bool:
+        try:
+            sent = self._sock.send(out)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._fail(_network_error(error))
+            return True
+        if sent == len(out):
+            return True
+        self._buffer, self._out = buffer, out[sent:]
+        self._progress_at = self._runtime.monotonic()
+        if self.owner is not None:
+            self.owner.leg_blocked(True)
+        self._watch_stall()
+        try:
+            self._loop.add_writer(self._sock, self._writable)
+        except NotImplementedError:
+            self._writer = self._runtime.spawn(self._write_rest(), "phantom-tcp-write")
+        return False
+
+    def _writable(self) -> None:
+        out = self._out
+        assert out is not None
+        try:
+            sent = self._sock.send(out)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._fail(_network_error(error))
+            return
+        self._progress_at = self._runtime.monotonic()
+        if sent < len(out):
+            self._out = out[sent:]
+            return
+        self._loop.remove_writer(self._sock)
+        self._drained()
+
+    async def _write_rest(self) -> None:
+        out = self._out
+        assert out is not None
+        try:
+            await self._loop.sock_sendall(self._sock, out)
+        except OSError as error:
+            self._fail(_network_error(error))
+            return
+        self._writer = None
+        self._drained()
+
+    def _drained(self) -> None:
+        self._out = None
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            BATCH.give(buffer)
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+        if self._finishing:
+            self._shut_down()
+            return
+        if self.owner is not None:
+            self.owner.leg_blocked(False)
+        self.flush()
+
+    def _watch_stall(self) -> None:
+        self._stall = self._runtime.call_at(self._progress_at + limits.WRITE_STALL_TIMEOUT, self._stalled)
+
+    def _stalled(self) -> None:
+        if self._runtime.monotonic() < self._progress_at + limits.WRITE_STALL_TIMEOUT:
+            self._watch_stall()
+            return
+        seconds = limits.WRITE_STALL_TIMEOUT
+        self._fail(NetworkError(f"{self.peer_addr} has taken no data for {seconds:g} s"))
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self, *, linger: bool) -> None:
+        """Ends the leg; the owner hears nothing more. Idempotent; without ``linger`` at once."""
+        if self._closed is True:
+            return
+        at_eof = self._lost and not self._finishing
+        self._lost = True
+        if not linger or at_eof:
+            self._release()
+            return
+        if self._finishing:
+            return
+        self._finishing = True
+        self._rest = None
+        patience = limits.CLOSE_FLUSH_TIMEOUT if self._out is not None else limits.LINGER
+        self._linger = self._runtime.call_at(self._runtime.monotonic() + patience, self._release)
+        if self._out is None:
+            self._shut_down()
+
+    async def wait_closed(self) -> None:
+        """Returns when the socket is released; at most a few seconds after :meth:`close`."""
+        if self._closed is True:
+            return
+        if self._closed is False:
+            self._closed = self._loop.create_future()
+        assert isinstance(self._closed, asyncio.Future)
+        await asyncio.shield(self._closed)
+
+    def _shut_down(self) -> None:
+        """Write side first: closing with unread input would make TCP reset what is still on its way (§15.2)."""
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._release()
+            return
+        if self._linger is not None:
+            self._linger.cancel()
+        self._linger = self._runtime.call_at(self._runtime.monotonic() + limits.LINGER, self._release)
+
+    def _fail(self, error: PhantomError) -> None:
+        told = self._lost
+        self._lost = True
+        self._release()
+        if not told and self.owner is not None:
+            self.owner.leg_lost(error)
+
+    def _unwatch_read(self) -> None:
+        if self._reader is not None:  # it ends by itself when it finds the leg paused or lost
+            return
+        with contextlib.suppress(NotImplementedError):
+            self._loop.remove_reader(self._sock)
+
+    def _release(self) -> None:
+        if self._closed is True:
+            return
+        waiter, self._closed = self._closed, True
+        for timer in (self._stall, self._linger):
+            if timer is not None:
+                timer.cancel()
+        for task in (self._reader, self._writer):
+            if task is not None:
+                task.cancel()
+        self._unwatch_read()
+        with contextlib.suppress(NotImplementedError):
+            self._loop.remove_writer(self._sock)
+        self._sock.close()
+        self._out = None
+        self._buffer = None
+        self._rest = None
+        if isinstance(waiter, asyncio.Future) and not waiter.done():
+            waiter.set_result(None)
+
+
+def _private(size: int) -> Buffer:
+    buf = bytearray(size)
+    return buf, memoryview(buf)
+
+
+def _network_error(error: OSError) -> NetworkError:
+    failure = NetworkError(f"the connection failed: {error.strerror or error}")
+    failure.__cause__ = error
+    return failure

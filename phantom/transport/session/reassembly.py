@@ -1,0 +1,138 @@
+"""Reassembly of reliable segments into an ordered byte stream (wire-native §14.3, §14.4).
+
+Segments carry a gap-free index per stream. In order they pass straight through (``connection`` only moves the
+cursor); everything else comes here: duplicates, gaps, announcements, FIN.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from phantom import limits
+from phantom.transport.packet import frames
+
+__all__ = ["Reassembly", "Verdict"]
+
+
+class Verdict(enum.Enum):
+    """What became of a segment, and whether it is acknowledged."""
+
+    DELIVERED = "delivered"  # the cursor moved; see Reassembly.take()
+    BUFFERED = "buffered"  # waits for a gap to fill
+    DUPLICATE = "duplicate"  # acknowledged again, discarded
+    REFUSED = "refused"  # over a bound; not acknowledged, the sender repeats it
+    VIOLATION = "violation"  # breaks a rule of §14.3; dropped, counted, not acknowledged
+
+    @property
+    def acknowledged(self) -> bool:
+        """True if the index enters the next SACK."""
+        return self not in (Verdict.REFUSED, Verdict.VIOLATION)
+
+
+class Reassembly:
+    """Receive side of one stream: the in-order cursor, the store of early segments, the FIN.
+
+    ``max_segments`` and ``max_bytes`` bound the store (§14.3); ``announced`` tells that an empty segment at index 0
+    is the opener's announcement (application streams only). Not task safe; owned by one connection.
+    """
+
+    __slots__ = (
+        "_announcements",
+        "_max_bytes",
+        "_max_segments",
+        "_ready",
+        "fin_index",
+        "next_index",
+        "store",
+        "stored",
+    )
+
+    def __init__(
+        self,
+        *,
+        announcements: bool = False,
+        max_segments: int = limits.MAX_REORDER_SEGMENTS,
+        max_bytes: int = limits.MAX_REORDER_BYTES,
+    ) -> None:
+        self.next_index = 0
+        self.store: dict[int, bytes] | None = None
+        self.stored = 0
+        self.fin_index: int | None = None
+        self._announcements = announcements
+        self._max_segments = max_segments
+        self._max_bytes = max_bytes
+        self._ready: list[bytes] = []
+
+    @property
+    def finished(self) -> bool:
+        """True once the cursor has passed the FIN."""
+        return self.fin_index is not None and self.next_index > self.fin_index
+
+    def segment(self, index: int, data: bytes, *, fin: bool = False) -> Verdict:
+        """Takes one segment (any order, any number of copies) and says what became of it."""
+        if index < self.next_index:
+            return self._known(index, fin)
+        if self.store is not None and index in self.store:
+            return self._known(index, fin)
+        if self._breaks_a_rule(index, data, fin):
+            return Verdict.VIOLATION
+        if index != self.next_index and not self._has_room(len(data)):
+            return Verdict.REFUSED
+        if fin:
+            self.fin_index = index
+        if index != self.next_index:
+            if self.store is None:
+                self.store = {}
+            self.store[index] = data
+            self.stored += len(data)
+            return Verdict.BUFFERED
+        self._ready.append(data)
+        self.next_index += 1
+        self._drain()
+        return Verdict.DELIVERED
+
+    def take(self) -> list[bytes]:
+        """The in-order pieces that became deliverable since the last call."""
+        ready, self._ready = self._ready, []
+        return ready
+
+    def islands(self) -> list[tuple[int, int]]:
+        """Ranges (low, high) of the store, above the delivered prefix; ascending, inclusive, not touching."""
+        ranges: list[tuple[int, int]] = []
+        for index in sorted(self.store or ()):
+            if ranges and ranges[-1][1] == index - 1:
+                ranges[-1] = (ranges[-1][0], index)
+            else:
+                ranges.append((index, index))
+        return ranges
+
+    def sack(self, ack_delay_us: int) -> bytes:
+        """SACK plaintext of §14.4 for the present state; at least one segment must have been acknowledged."""
+        return frames.encode_sack(self.next_index, self.islands(), ack_delay_us)
+
+    def _known(self, index: int, fin: bool) -> Verdict:
+        moved_fin = fin and self.fin_index != index
+        return Verdict.VIOLATION if moved_fin else Verdict.DUPLICATE
+
+    def _breaks_a_rule(self, index: int, data: bytes, fin: bool) -> bool:
+        if self.fin_index is not None and (fin or index > self.fin_index):
+            return True
+        if fin and self.store and index < max(self.store):
+            return True
+        return not data and not fin and not (self._announcements and index == 0)
+
+    def _has_room(self, size: int) -> bool:
+        held = len(self.store) if self.store is not None else 0
+        return held < self._max_segments and self.stored + size <= self._max_bytes
+
+    def _drain(self) -> None:
+        store = self.store
+        if store is None:
+            return
+        while self.next_index in store:
+            data = store.pop(self.next_index)
+            self.stored -= len(data)
+            self._ready.append(data)
+            self.next_index += 1
+        if not store:
+            self.store = None

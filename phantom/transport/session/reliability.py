@@ -1,0 +1,128 @@
+"""Acknowledgement and loss recovery of reliable segments (wire-native §14.4, §14.5, §14.9).
+
+``SendBuffer`` holds one stream's segments that are outstanding; ``RttEstimator`` is the RFC 6298 state of one path.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from phantom import limits
+
+__all__ = ["OutstandingSegments", "RttEstimator", "Segment"]
+
+
+class RttEstimator:
+    """SRTT, RTTVAR, minimum and RTO of one path, in seconds (RFC 6298, Karn's rule at the caller).
+
+    The first sample replaces the placeholders. ``rto_floor`` and ``rto_initial`` are those of the path's leg.
+    """
+
+    __slots__ = ("_floor", "_initial", "backoff", "min_rtt", "rttvar", "sampled", "srtt")
+
+    def __init__(self, rto_initial: float = limits.RTO_INITIAL_PIPE, rto_floor: float = limits.RTO_FLOOR_PIPE) -> None:
+        self.srtt = limits.INITIAL_SRTT
+        self.rttvar = 0.0
+        self.min_rtt = limits.INITIAL_MIN_RTT
+        self.sampled = False
+        self.backoff = 0
+        self._initial = rto_initial
+        self._floor = rto_floor
+
+    def sample(self, rtt: float, ack_delay: float = 0.0) -> None:
+        """One round trip; ``ack_delay`` is subtracted only if the result stays above the minimum (§14.5)."""
+        if not self.sampled:
+            self.sampled = True
+            self.srtt = self.min_rtt = rtt
+            self.rttvar = rtt / 2
+            return
+        self.min_rtt = min(self.min_rtt, rtt)
+        adjusted = rtt - ack_delay
+        if adjusted < self.min_rtt:
+            adjusted = rtt
+        self.rttvar += (abs(self.srtt - adjusted) - self.rttvar) / 4
+        self.srtt += (adjusted - self.srtt) / 8
+
+    @property
+    def rto(self) -> float:
+        """The retransmission timeout with its backoff."""
+        base = max(self._floor, self.srtt + max(0.001, 4 * self.rttvar)) if self.sampled else self._initial
+        return min(limits.RTO_CEILING, base * (1 << self.backoff))
+
+    @property
+    def pto(self) -> float:
+        """The probe timeout of §20.1."""
+        return max(limits.PTO_FLOOR, 3 * self.min_rtt)
+
+
+class Segment:
+    """One reliable segment: ``parts`` is its plaintext with the four bytes of ``stream_offset`` first, ``size`` its data bytes."""
+
+    __slots__ = ("acked", "ends", "parts", "sends", "sent_at", "size")
+
+    def __init__(self, parts: list[Any], size: int, ends: int) -> None:
+        self.parts = parts
+        self.size = size
+        self.ends = ends  # messages that end in it
+        self.sent_at = 0.0
+        self.sends = 0
+        self.acked = False
+
+
+class OutstandingSegments:
+    """Segments sent and not yet acknowledged, by index; ``base`` is the lowest index still held."""
+
+    __slots__ = ("base", "bytes", "segments")
+
+    def __init__(self) -> None:
+        self.base = 0
+        self.bytes = 0
+        self.segments: deque[Segment] = deque()
+
+    @property
+    def next_index(self) -> int:
+        """Index of the next new segment."""
+        return self.base + len(self.segments)
+
+    def add(self, segment: Segment) -> None:
+        """A segment was sent for the first time under :attr:`next_index`."""
+        self.segments.append(segment)
+        self.bytes += segment.size
+
+    def acknowledge(self, ranges: list[tuple[int, int]]) -> tuple[int, Segment | None]:
+        """Applies SACK ranges (low, high), descending. Returns the bytes newly acknowledged and, if the largest index
+        was newly acknowledged, its segment (for an RTT sample)."""
+        segments, base = self.segments, self.base
+        sample: Segment | None = None
+        freed = 0
+        largest = ranges[0][1]
+        if largest >= base and not segments[largest - base].acked:
+            sample = segments[largest - base]
+        for low, high in ranges:
+            if low <= base:
+                while segments and self.base <= high:
+                    segment = segments.popleft()
+                    self.base += 1
+                    if not segment.acked:
+                        freed += segment.size
+                continue
+            for position in range(low - base, high - base + 1):
+                segment = segments[position]
+                if not segment.acked:
+                    segment.acked = True
+                    segment.parts = []
+                    freed += segment.size
+        while segments and segments[0].acked:
+            segments.popleft()
+            self.base += 1
+        self.bytes -= freed
+        return freed, sample
+
+    def refused(self, largest: int) -> list[tuple[int, Segment]]:
+        """Unacknowledged segments below ``largest``: on a byte pipe the receiver refused them (§14.9)."""
+        return [
+            (self.base + position, segment)
+            for position, segment in zip(range(max(0, largest - self.base)), self.segments, strict=False)
+            if not segment.acked
+        ]

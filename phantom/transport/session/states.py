@@ -1,0 +1,81 @@
+"""The states of an established session and their transitions (wire-native §20.3, §24), as data.
+
+A session starts Established. Closing and Draining both show as ``DRAINING`` to users; an error that ends the session
+sends CLOSE with its code and goes straight to Closed. A session that loses its only leg is Dead.
+"""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ["TRANSITIONS", "ConnectionState", "Phase", "Trigger"]
+
+
+class ConnectionState(enum.IntEnum):
+    """Public state codes (§20.3). 1 to 3 are kept for API compatibility and never entered."""
+
+    CONNECTING = 0
+    CLASSICAL_READY = 1
+    PQC_UPGRADING = 2
+    PQC_READY = 3
+    CONNECTED = 4
+    FAILED = 5
+    CLOSED = 6
+    MIGRATING = 7
+    DEAD = 8
+    DRAINING = 9
+
+
+class Phase(enum.Enum):
+    """Where an established session is."""
+
+    ESTABLISHED = "established"
+    CLOSING = "closing"
+    DRAINING = "draining"
+    CLOSED = "closed"
+    DEAD = "dead"
+
+    @property
+    def public(self) -> ConnectionState:
+        """The state shown to users."""
+        return _PUBLIC[self]
+
+    @property
+    def over(self) -> bool:
+        """True once nothing more is sent or received."""
+        return self in (Phase.CLOSED, Phase.DEAD)
+
+
+_PUBLIC = {
+    Phase.ESTABLISHED: ConnectionState.CONNECTED,
+    Phase.CLOSING: ConnectionState.DRAINING,
+    Phase.DRAINING: ConnectionState.DRAINING,
+    Phase.CLOSED: ConnectionState.CLOSED,
+    Phase.DEAD: ConnectionState.DEAD,
+}
+
+
+class Trigger(enum.Enum):
+    """What moves a session from one phase to the next."""
+
+    LOCAL_CLOSE = "close() was called"
+    CLOSE_RECEIVED = "the peer closed the session"
+    FLUSH_ENDED = "everything is acknowledged, or the flush gave up"
+    DRAIN_ENDED = "the draining time is over"
+    PATH_LOST = "the connection was lost"
+    ERROR = "an error ended the session"
+
+
+TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
+    (Phase.ESTABLISHED, Trigger.LOCAL_CLOSE): Phase.CLOSING,
+    (Phase.ESTABLISHED, Trigger.CLOSE_RECEIVED): Phase.DRAINING,
+    (Phase.ESTABLISHED, Trigger.PATH_LOST): Phase.DEAD,
+    (Phase.ESTABLISHED, Trigger.ERROR): Phase.CLOSED,
+    (Phase.CLOSING, Trigger.FLUSH_ENDED): Phase.CLOSED,
+    (Phase.CLOSING, Trigger.CLOSE_RECEIVED): Phase.DRAINING,
+    (Phase.CLOSING, Trigger.PATH_LOST): Phase.CLOSED,
+    (Phase.CLOSING, Trigger.ERROR): Phase.CLOSED,
+    (Phase.DRAINING, Trigger.DRAIN_ENDED): Phase.CLOSED,
+    (Phase.DRAINING, Trigger.PATH_LOST): Phase.CLOSED,
+    (Phase.DRAINING, Trigger.ERROR): Phase.CLOSED,
+}
