@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements" / "boot.txt"
@@ -27,9 +28,9 @@ PIP_TO_UV = {
 }
 
 
-def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command in the project's root and return what it printed."""
-    return subprocess.run([str(part) for part in command], cwd=ROOT, text=True, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run([str(part) for part in command], cwd=ROOT, text=True, check=False, **options)
 
 
 def uv_environment() -> dict[str, str]:
@@ -40,14 +41,17 @@ def uv_environment() -> dict[str, str]:
         key, _, value = line.partition("=")
         name = PIP_TO_UV.get(key.rpartition(".")[2])
         if name and name not in os.environ:
-            told[name] = value.strip("'\"")
+            told[name] = " ".join(value.strip("'\"").split("\\n"))
     return told
 
 
 def uv_works(environment: dict[str, str]) -> bool:
     """Try uv on one small package, without its cache."""
-    probe = [BIN / "uv", "pip", "compile", "--quiet", "--no-cache", "--generate-hashes", "-"]
-    found = run(*probe, input="pluggy", capture_output=True, env={**os.environ, **environment})
+    probe: list[str | Path] = [BIN / "uv", "pip", "compile", "--quiet", "--no-cache", "--generate-hashes", "-"]
+    try:
+        found = run(*probe, input="pluggy", capture_output=True, env={**os.environ, **environment})
+    except OSError:
+        return False
     return found.returncode == 0 and "sha256:" in found.stdout
 
 
@@ -58,7 +62,15 @@ def install(fingerprint: str) -> None:
         sys.exit(
             "bootstrap: this Python makes no virtual environments; on Debian and Ubuntu: apt-get install python3-venv"
         )
-    pip = [BIN / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
+    pip: list[str | Path] = [
+        BIN / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--require-hashes",
+    ]
     if run(*pip, "-r", LOCK).returncode:
         sys.exit("bootstrap: pip could not install tox; is a package index within reach (`pip config list`)?")
     environment = uv_environment()
@@ -69,6 +81,7 @@ def install(fingerprint: str) -> None:
             flush=True,
         )
         environment = {"TOX_OVERRIDE": "testenv.runner=virtualenv"}
+    STAMP.touch(mode=0o600)  # an index address may hold a password
     STAMP.write_text(json.dumps({"fingerprint": fingerprint, "environment": environment}))
 
 
@@ -84,7 +97,7 @@ def main() -> None:
     if stamp.get("fingerprint") != fingerprint:
         install(fingerprint)
         stamp = json.loads(STAMP.read_text())
-    environment = {**os.environ, **stamp["environment"], "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
+    environment = {**stamp["environment"], **os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
     sys.exit(run(BIN / "tox", *sys.argv[1:], env=environment).returncode)
 
 

@@ -1,7 +1,7 @@
 """Everything that can be said about the tree without running its tests (`make check`).
 
-The checks run side by side; each prints its time, and its output if it failed. Names as arguments select
-(make check ARGS="types layers"); --fix writes what the formatters want instead.
+The checks run side by side; each prints its time, and its output if it failed. The beginnings
+of names select (make check ARGS="types proto"); --fix writes what the formatters want instead.
 """
 
 from __future__ import annotations
@@ -49,20 +49,21 @@ def run(name: str) -> tuple[str, int, float, str]:
 def main(arguments: list[str]) -> int:
     if arguments == ["--fix"]:
         return max(subprocess.run(command, cwd=ROOT).returncode for command in FIXES)
-    unknown = [name for name in arguments if name not in CHECKS]
+    unknown = [argument for argument in arguments if not any(name.startswith(argument) for name in CHECKS)]
+    chosen = [name for name in CHECKS if not arguments or name.startswith(tuple(arguments))]
     if unknown:
         print(f"no such check: {', '.join(unknown)}; there are: {', '.join(CHECKS)}")
         return 2
     failed = []
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-        for name, status, seconds, output in pool.map(run, arguments or CHECKS):
+        for name, status, seconds, output in pool.map(run, chosen):
             print(f"{'ok  ' if status == 0 else 'FAIL'} {name:<18} {seconds:5.1f} s", flush=True)
             # A check that passed may still have to say that it could not look.
             if status or "NOT RUN" in output:
                 print(output.rstrip(), flush=True)
             if status:
                 failed.append(name)
-    print(f"{len(arguments or CHECKS) - len(failed)} passed, {len(failed)} failed")
+    print(f"{len(chosen) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 
 

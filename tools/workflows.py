@@ -26,7 +26,7 @@ def build(program: Path) -> str:
     program.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         caches = {"GOCACHE": f"{scratch}/build", "GOMODCACHE": f"{scratch}/modules", "GOFLAGS": "-modcacherw"}
-        environment = {**os.environ, "GOTOOLCHAIN": "local", **caches}
+        environment = {**os.environ, "GOTOOLCHAIN": "local", "PYTHONPATH": f"{scratch}/go", **caches}
         make = ["build", "-o", str(program), PACKAGE]
         said = ""
         for go in (shutil.which("go"), f"{scratch}/go/bin/go"):

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-TESTS = '''
+TESTS = """
 import asyncio, socket
 import hypothesis, pytest
 from hypothesis import strategies
@@ -67,7 +67,7 @@ async def test_fails_on_a_coroutine_never_awaited():
 @pytest.mark.bench
 def test_fails_if_run():
     assert False
-'''
+"""
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # what is installed with an extra only
-EXTRAS = ("click", "google", "grpc", "grpc_health", "grpc_reflection", "pqcrypto", "pydantic", "rich", "typer", "uvloop")
-# the rooms that an extra is for
-ROOMS_OF_EXTRAS = ("phantom.cli", "phantom.sidecar", "phantom.__main__")
+EXTRAS = (
+    "click",
+    "google",
+    "grpc",
+    "grpc_health",
+    "grpc_reflection",
+    "pqcrypto",
+    "pydantic",
+    "rich",
+    "typer",
+    "uvloop",
+)
+# the rooms and modules that an extra is for
+ROOMS_OF_EXTRAS = ("phantom.__main__", "phantom.cli", "phantom.crypto.providers.pqcrypto", "phantom.sidecar")
 
 
 def module_name(path: Path) -> str:

@@ -19,7 +19,9 @@ LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 
 def pinned(lock: str) -> dict[str, str]:
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
-    return {canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)}
+    return {
+        canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
+    }
 
 
 def test_the_extras_and_commands() -> None:
@@ -49,7 +51,9 @@ def test_a_lock_pins_and_hashes_everything_and_names_no_address(path: Path) -> N
     assert " @ " not in text
     entries = re.split(r"^(?=[\w.-]+)", text, flags=re.MULTILINE)[1:]
     assert entries
-    assert [entry.partition("\n")[0] for entry in entries if not re.match(r"[\w.-]+==\S+.*\\\n.*--hash=sha256:", entry)] == []
+    assert [
+        entry.partition("\n")[0] for entry in entries if not re.match(r"[\w.-]+==\S+.*\\\n.*--hash=sha256:", entry)
+    ] == []
 
 
 @pytest.mark.parametrize("lock", ["test", "lint", "minpy"])

@@ -19,7 +19,7 @@ DANGEROUS_MODULES = {"_ctypes", "cffi", "code", "ctypes", "dill", "marshal", "pi
 DANGEROUS_CALLS = {"__import__", "compile", "eval", "exec"}
 RANDOM_MODULES = {"random", "secrets", "uuid"}
 RANDOM_FUNCTIONS = {"getrandom", "urandom"}
-# Rooms in which a number that is not the operating system's best would be a hole, or would make a run impossible to repeat.
+# Rooms in which a number from elsewhere would be a hole, or would make a run impossible to repeat.
 RANDOM_FREE = ("api", "crypto", "runtime", "security", "transport")
 THE_RANDOM_SOURCE = PACKAGE / "crypto" / "rng.py"
 

@@ -34,7 +34,9 @@ def test_a_foreign_name_is_seen(tmp_path: Path, line: str) -> None:
     assert len(list(tree.foreign_names(tmp_path / "file.txt", tmp_path))) == 1
 
 
-@pytest.mark.parametrize("line", ["./work/main/x", "the root/ of the tree", "$HOME/work/main", "crates.iodine", "https://example.org/root/x"])
+@pytest.mark.parametrize(
+    "line", ["./work/main/x", "the root/ of the tree", "$HOME/work/main", "crates.iodine", "https://example.org/root/x"]
+)
 def test_an_ordinary_name_is_not(tmp_path: Path, line: str) -> None:
     (tmp_path / "file.txt").write_text(line)
     assert list(tree.foreign_names(tmp_path / "file.txt", tmp_path)) == []
