@@ -1,0 +1,264 @@
+"""Blocking twins of ``connect``, ``listen``, sessions and listeners.
+
+Every call that can wait takes ``timeout`` in seconds, mandatory (None: no limit). All objects may be used from any
+number of threads. Errors are those of the asyncio API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from phantom.api import connecting, listener
+from phantom.api import session as aio
+from phantom.api.blocking.loop_thread import run
+from phantom.errors import ConnectionClosedError
+
+if TYPE_CHECKING:
+    from phantom.api.identity import HybridSigningKey, HybridVerifyingKey
+    from phantom.api.session import BytesLike, HandshakeInfo, Negotiated
+    from phantom.config import PhantomConfig
+    from phantom.crypto.pins import Pins
+    from phantom.crypto.rng import RngProvider
+    from phantom.errors import PhantomError
+    from phantom.observability.metrics import MetricsSnapshot
+    from phantom.transport.session.states import ConnectionState
+
+__all__ = ["AcceptOutcome", "PhantomListener", "PhantomSession", "connect", "connect_pinned", "listen"]
+
+T = TypeVar("T")
+
+
+async def _await(waiting: connecting.Connecting | listener.Binding) -> Any:
+    return await waiting
+
+
+async def _call(function: Callable[[], T]) -> T:
+    return function()
+
+
+def _in_loop(function: Callable[[], T]) -> T:
+    """State belongs to the loop thread, so even a look at it is taken there."""
+    return run(_call(function))
+
+
+class PhantomSession:
+    """A session; see ``phantom.PhantomSession``. Leaving ``with`` closes it and raises if something was not acknowledged."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: aio.PhantomSession) -> None:
+        """For the library: sessions come from :func:`connect` and ``accept``."""
+        self._session = session
+
+    @property
+    def id(self) -> str:
+        """The session id, 64 hex digits."""
+        return self._session.id
+
+    @property
+    def peer_addr(self) -> str:
+        """``HOST:PORT`` of the peer."""
+        return self._session.peer_addr
+
+    @property
+    def state(self) -> ConnectionState:
+        """The current state."""
+        return self._session.state
+
+    @property
+    def negotiated(self) -> Negotiated:
+        """Version, suites, leg and epoch."""
+        return _in_loop(lambda: self._session.negotiated)
+
+    @property
+    def handshake(self) -> HandshakeInfo:
+        """Cost of the handshake."""
+        return self._session.handshake
+
+    def connection_state(self) -> ConnectionState:
+        """The same as :attr:`state`."""
+        return self._session.state
+
+    def peer_identity(self) -> HybridVerifyingKey | None:
+        """The server's key; None on the server."""
+        return self._session.peer_identity()
+
+    def is_data_ready(self) -> bool:
+        """True while messages can be sent."""
+        return self._session.is_data_ready()
+
+    def is_pqc_ready(self) -> bool:
+        """True while messages are protected by completed post-quantum keys."""
+        return self._session.is_pqc_ready()
+
+    def last_error(self) -> PhantomError | None:
+        """What ended the session, None if nothing did."""
+        return self._session.last_error()
+
+    def queued_count(self) -> int:
+        """Messages not yet handed to the leg in full."""
+        return _in_loop(self._session.queued_count)
+
+    def metrics_snapshot(self) -> MetricsSnapshot:
+        """Counts of this session so far."""
+        return _in_loop(self._session.metrics_snapshot)
+
+    def await_ready(self, timeout: float | None) -> None:
+        """Returns when the peer has proved itself."""
+        run(self._session.await_ready(timeout))
+
+    def send(self, data: BytesLike, timeout: float | None) -> None:
+        """Queues one message; waits while more than 4 MiB are queued."""
+        run(self._session.send(data, timeout))
+
+    def recv(self, timeout: float | None) -> bytes:
+        """The next message."""
+        return run(self._session.recv(timeout))
+
+    def flush_queue(self, timeout: float | None) -> int:
+        """Waits until everything queued so far is acknowledged; the number of bytes it waited for."""
+        return run(self._session.flush_queue(timeout))
+
+    def disconnect(self, code: int = 0, *, timeout: float | None) -> bool:
+        """Flushes, sends CLOSE and releases the transport; True if everything was acknowledged."""
+        return run(self._session.disconnect(code, timeout))
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Messages until the peer closes with code 0."""
+        while True:
+            try:
+                message = self.recv(None)
+            except ConnectionClosedError as closed:
+                if self._session.last_error() is None and not closed.peer_code:
+                    return
+                raise
+            yield message
+
+    def __enter__(self) -> PhantomSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        run(self._session.__aexit__(kind, error, traceback))
+
+    def __repr__(self) -> str:
+        return repr(self._session)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptOutcome:
+    """A finished handshake: the session and the peer's ``HOST:PORT``."""
+
+    session: PhantomSession
+    peer_addr: str
+
+
+class PhantomListener:
+    """A listener; see ``phantom.PhantomListener``. Leaving ``with`` shuts it down; sessions go on."""
+
+    __slots__ = ("_listener",)
+
+    def __init__(self, wrapped: listener.PhantomListener) -> None:
+        """For the library: listeners come from :func:`listen`."""
+        self._listener = wrapped
+
+    @property
+    def local_addr(self) -> str:
+        """``HOST:PORT`` of the first bound address."""
+        return self._listener.local_addr
+
+    @property
+    def local_addrs(self) -> tuple[str, ...]:
+        """URLs of all bound addresses, without the pin."""
+        return self._listener.local_addrs
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Pinned URLs, ready for ``connect``."""
+        return self._listener.urls
+
+    def verifying_key_bytes(self) -> bytes:
+        """The flat verifying key (1984 bytes)."""
+        return self._listener.verifying_key_bytes()
+
+    def is_shutting_down(self) -> bool:
+        """True after :meth:`shutdown`."""
+        return self._listener.is_shutting_down()
+
+    def metrics_snapshot(self) -> MetricsSnapshot:
+        """Counts of the listener and all its sessions."""
+        return _in_loop(self._listener.metrics_snapshot)
+
+    def accept(self, timeout: float | None) -> AcceptOutcome:
+        """The next established session."""
+        outcome = run(self._listener.accept(timeout))
+        return AcceptOutcome(PhantomSession(outcome.session), outcome.peer_addr)
+
+    def shutdown(self) -> None:
+        """Refuses new sessions; established ones go on."""
+        _in_loop(self._listener.shutdown)
+
+    def drain(self, *, timeout: float) -> None:
+        """Shuts down and ends every session with code 14 within ``timeout`` seconds."""
+        run(self._listener.drain(timeout))
+
+    def __iter__(self) -> Iterator[AcceptOutcome]:
+        """Sessions until the listener is shut down."""
+        while True:
+            try:
+                outcome = self.accept(None)
+            except ConnectionClosedError:
+                return
+            yield outcome
+
+    def __enter__(self) -> PhantomListener:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+
+def connect(
+    target: str,
+    pin: Pins | None = None,
+    *,
+    timeout: float | None,
+    config: PhantomConfig | None = None,
+    rng: RngProvider | None = None,
+) -> PhantomSession:
+    """``phantom.connect``, blocking; ``timeout`` None means the default of 20 s."""
+    waiting = connecting.connect(target, pin, config=config, timeout=timeout, rng=rng)
+    return PhantomSession(run(_await(waiting)))
+
+
+def connect_pinned(
+    host: str,
+    port: int,
+    pinned_key: Pins,
+    *,
+    timeout: float | None,
+    leg: str = "tcp",
+    config: PhantomConfig | None = None,
+    rng: RngProvider | None = None,
+) -> PhantomSession:
+    """``phantom.connect_pinned``, blocking."""
+    waiting = connecting.connect_pinned(host, port, pinned_key, leg=leg, config=config, timeout=timeout, rng=rng)
+    return PhantomSession(run(_await(waiting)))
+
+
+def listen(
+    *addresses: str,
+    key: HybridSigningKey | None = None,
+    reuse_port: bool = False,
+    config: PhantomConfig | None = None,
+    rng: RngProvider | None = None,
+) -> PhantomListener:
+    """``phantom.listen``, blocking: returns the bound listener."""
+    waiting = listener.listen(*addresses, key=key, reuse_port=reuse_port, config=config, rng=rng)
+    return PhantomListener(run(_await(waiting)))

@@ -1,0 +1,89 @@
+"""One private event loop in a daemon thread serves every blocking call of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import signal
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from phantom.errors import RuntimeInitError
+
+__all__ = ["run"]
+
+T = TypeVar("T")
+
+_START_TIMEOUT = 30.0  # s
+
+
+class _LoopThread:
+    """The loop and its thread; started by the first call, gone in a forked child."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._forked = False
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop. Raises RuntimeInitError where it cannot start, and in a forked child."""
+        with self._lock:
+            if self._forked:
+                raise RuntimeInitError(
+                    "this process was forked after Phantom's loop thread had started; use exec, or connect after forking"
+                )
+            if self._loop is None:
+                started: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
+                self._thread = threading.Thread(target=self._serve, args=(started,), name="phantom-loop", daemon=True)
+                try:
+                    self._thread.start()
+                    self._loop = started.result(_START_TIMEOUT)
+                except (RuntimeError, TimeoutError) as error:
+                    raise RuntimeInitError(f"the loop thread did not start: {error}") from error
+            return self._loop
+
+    def inside(self) -> bool:
+        """True in the loop thread itself, where a blocking call would wait for ever."""
+        return threading.current_thread() is self._thread
+
+    def forget(self) -> None:
+        """In a forked child the thread does not exist."""
+        self._forked = self._loop is not None
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def _serve(started: concurrent.futures.Future[asyncio.AbstractEventLoop]) -> None:
+        if hasattr(signal, "pthread_sigmask"):  # signals belong to the application's threads
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        loop = asyncio.new_event_loop()
+        loop.call_soon(started.set_result, loop)
+        loop.run_forever()
+
+
+_thread = _LoopThread()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_thread.forget)
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs ``coroutine`` on the loop thread and waits for it; an interrupt of the caller cancels it there.
+
+    Thread safe. Raises what the coroutine raises; RuntimeInitError inside the loop thread or after a fork.
+    """
+    try:
+        if _thread.inside():
+            raise RuntimeInitError("a blocking call was made from Phantom's own loop thread")
+        loop = _thread.loop()
+    except BaseException:
+        coroutine.close()
+        raise
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise

@@ -1,0 +1,5 @@
+"""``phantom.blocking``: the API without ``await`` (surface §14)."""
+
+from phantom.api.blocking import AcceptOutcome, PhantomListener, PhantomSession, connect, connect_pinned, listen
+
+__all__ = ["AcceptOutcome", "PhantomListener", "PhantomSession", "connect", "connect_pinned", "listen"]
