@@ -20,7 +20,7 @@ CHECKS: dict[str, list[str]] = {
     "types": ["mypy"],
     "drift": [PYTHON, "-m", "tools.generate", "--check"],
     "layers": ["lint-imports", "--no-logo"],
-    "dead code": ["vulture"],
+    "dead code": [PYTHON, "-m", "tools.dead_code"],
     "workflows": [PYTHON, "-m", "tools.workflows"],
     "workflow security": ["zizmor", "--offline", "--quiet", "--no-progress", ".github/workflows"],
     "proto lint": ["buf", "lint"],
