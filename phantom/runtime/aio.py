@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from phantom.errors import ClockError
@@ -43,6 +44,10 @@ class AsyncioRuntime:
     def call_soon(self, callback: Callable[[], None]) -> Timer:
         """loop.call_soon."""
         return self._loop.call_soon(callback)
+
+    def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
+        """asyncio.timeout."""
+        return asyncio.timeout(seconds)
 
     def monotonic(self) -> float:
         """The loop's clock, in seconds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 __all__ = ["Runtime", "Task", "Timer"]
@@ -41,6 +42,9 @@ class Runtime(Protocol):
 
     def call_soon(self, callback: Callable[[], None]) -> Timer:
         """Runs ``callback`` in the next turn of the loop."""
+
+    def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
+        """A block that is cancelled and raises TimeoutError after ``seconds``."""
 
     def monotonic(self) -> float:
         """Seconds of a clock that never steps."""

@@ -93,7 +93,7 @@ class MessageLeg:
 
     async def _linger(self) -> None:
         try:
-            async with asyncio.timeout(limits.LINGER):
+            async with self._runtime.timeout(limits.LINGER):
                 while self._writing:
                     await self._runtime.sleep(0)
                 while await self._send_batch():

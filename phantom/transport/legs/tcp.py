@@ -36,7 +36,7 @@ async def connect_tcp(host: str, port: int, runtime: Runtime, timeout: float) ->
     Raises PhantomTimeoutError, or NetworkError naming the address and the cause.
     """
     try:
-        async with asyncio.timeout(timeout):
+        async with runtime.timeout(timeout):
             return TcpLeg(await _connect(host, port), runtime)
     except TimeoutError:
         raise PhantomTimeoutError(f"{host}:{port} did not answer within {timeout:g} s") from None
