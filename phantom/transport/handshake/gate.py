@@ -172,7 +172,7 @@ class Gate:
         self._cookie_tier = cookie_tier
         self._cookie_inflight = cookie_inflight_share * max_inflight
         self._tiers = tiers
-        # Below the lowest tier that this server can demand nobody who worked at all can be.
+        # Who worked for any challenge of this server has at least the bits of its lowest tier.
         self._pow_min = min([POW_MIN_TIER, *(bits for _, bits in tiers if bits)])
         self._load_window = load_window
         self._load_start = float("-inf")
@@ -196,12 +196,12 @@ class Gate:
 
     def load_tier(self, now: float) -> int:
         """The difficulty that the load of the current minute demands of everyone."""
+        count = self._load_count if now - self._load_start < self._load_window else 0
         tier = 0
-        if now - self._load_start < self._load_window:
-            for threshold, bits in self._tiers:
-                if self._load_count < threshold:
-                    break
-                tier = bits
+        for threshold, bits in self._tiers:
+            if count < threshold:
+                break
+            tier = bits
         return tier
 
     def demand(self, source: Source, now: float) -> Demand:
@@ -297,7 +297,7 @@ class Gate:
         if not constant_time_equal(self._pow_mac(source, head, ts // SECRET_ROTATION), nonce[-_POW_MAC_LEN:]):
             return PowVerdict.FORGED
         bits = leading_zero_bits(nonce, solution.solution)
-        if bits < self._pow_min:
+        if bits < min(self._pow_min, difficulty):
             return PowVerdict.FORGED
         fresh = seconds - POW_FRESHNESS <= ts <= seconds
         return PowVerdict.ACCEPTED if fresh and bits >= difficulty and nonce not in self._spent else PowVerdict.UNUSABLE
