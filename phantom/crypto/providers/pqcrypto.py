@@ -24,10 +24,10 @@ from phantom.crypto.rng import RngProvider, SystemRng
 from phantom.crypto.wipe import BytesLike
 from phantom.errors import KemFailedError, UnsupportedError
 
-__all__ = ["PqcryptoProvider"]
+__all__ = ["ExpandedKey", "PqcryptoProvider"]
 
 
-class _Expanded:
+class ExpandedKey:
     """A private key that ``pqcrypto`` generated. It has no repr of its own content."""
 
     __slots__ = ("public", "secret")
@@ -68,7 +68,7 @@ class PqcryptoProvider(OpenSslProvider):
         if not isinstance(rng, SystemRng):
             return super().ml_kem_generate(rng)
         public, secret = ml_kem_768.keygen()
-        return _Expanded(public, secret), public
+        return ExpandedKey(public, secret), public
 
     def ml_kem_encapsulate(self, ek: BytesLike) -> tuple[bytes, bytearray]:
         try:
@@ -78,7 +78,7 @@ class PqcryptoProvider(OpenSslProvider):
         return ciphertext, bytearray(secret)
 
     def ml_kem_decapsulate(self, key: Handle, ct: BytesLike) -> bytearray:
-        if not isinstance(key, _Expanded):
+        if not isinstance(key, ExpandedKey):
             return super().ml_kem_decapsulate(key, ct)
         return bytearray(ml_kem_768.decaps(key.secret, bytes(ct)))
 
@@ -87,13 +87,13 @@ class PqcryptoProvider(OpenSslProvider):
         return super().ml_dsa_private(seed)
 
     def ml_dsa_generate(self) -> Handle:
-        return _Expanded(*ml_dsa_65.keygen())
+        return ExpandedKey(*ml_dsa_65.keygen())
 
     def ml_dsa_public(self, key: Handle) -> bytes:
-        return key.public if isinstance(key, _Expanded) else super().ml_dsa_public(key)
+        return key.public if isinstance(key, ExpandedKey) else super().ml_dsa_public(key)
 
     def ml_dsa_sign(self, key: Handle, message: BytesLike) -> bytes:
-        if not isinstance(key, _Expanded):
+        if not isinstance(key, ExpandedKey):
             return super().ml_dsa_sign(key, message)
         signature: bytes = ml_dsa_65.sign(key.secret, bytes(message))
         return signature
