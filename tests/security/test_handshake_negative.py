@@ -17,7 +17,7 @@ from phantom.crypto.aead import AEAD_FAILURE, CipherSuite, new_aead
 from phantom.crypto.hybrid_sign import HybridSigningKey
 from phantom.crypto.kdf import traffic_keys
 from phantom.crypto.pins import PinSet
-from phantom.crypto.pow import solve
+from phantom.crypto.pow import leading_zero_bits, solve
 from phantom.errors import (
     ConfigError,
     HandshakeError,
@@ -48,6 +48,7 @@ from phantom.transport.handshake.messages import (
     walk_client_hello,
 )
 from phantom.transport.handshake.responder import State
+from phantom.transport.handshake.transcript import transcript_hash
 from tests.transport.handshake.support import (
     HINT,
     MASTER,
@@ -421,7 +422,7 @@ def test_wa14_work_is_fresh_bound_to_the_address_and_to_the_current_tier(case: s
     gate = Gate(MASTER, load_tiers=[(0, 4), (2, 8)], cookie_tier=9)
     challenge = challenge_of(answer(responder(gate), HELLO, 0.0, UNIX))
     assert challenge.difficulty == 4
-    found = next(i for i in range(1 << 16) if 4 <= gate_module.leading_zero_bits(challenge.nonce, i) < 8)
+    found = next(i for i in range(1 << 16) if 4 <= leading_zero_bits(challenge.nonce, i) < 8)
     frame = solve_beside(None, PowSolution(challenge.nonce, found))
     later = {"121 s old": UNIX + 121, "of the future": UNIX - 1}.get(case, UNIX + 120)
     source = Source("192.0.2.77") if case == "another address" else TCP
@@ -610,7 +611,7 @@ def test_a_public_signature_over_a_transcript_is_no_handshake_signature() -> Non
     genuine = server_hello(hello)
     draft = decode_reply(genuine)
     assert isinstance(draft, ServerHello)
-    signed = initiator_module.transcript_hash(hello, genuine)
+    signed = transcript_hash(hello, genuine)
     public = HybridSigningKey.from_bytes(SERVER_KEY.to_bytes()).sign(signed, context=b"")
     frame = genuine[:SIGNATURE_AT] + public[:64] + genuine[ML_DSA_AT - 4 : ML_DSA_AT] + public[64:]
     fatal(client, frame + genuine[SIGNATURE_AT + 3377 :], SignatureInvalidError)

@@ -59,8 +59,7 @@ def h(text: str) -> bytes:
 
 def error_of(reject: str) -> type[errors.PhantomError]:
     """The class that a vector's `reject` names."""
-    found = getattr(errors, reject + "Error", None) or getattr(errors, reject)
-    assert issubclass(found, errors.PhantomError)
+    found: type[errors.PhantomError] = getattr(errors, reject + "Error")
     return found
 
 

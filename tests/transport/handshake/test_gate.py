@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 
+from phantom.crypto.kdf import hour_secret
 from phantom.crypto.pow import leading_zero_bits, solve
 from phantom.errors import ClockError, ConfigError, InternalError
 from phantom.limits import LOAD_TIERS
 from phantom.security.reputation import Reputation
+from phantom.transport.handshake import gate as module
 from phantom.transport.handshake.gate import Demand, Gate, PowVerdict, Source, client_id
 from phantom.transport.handshake.messages import PowChallenge, PowSolution
 from tests.transport.handshake.support import MASTER, TCP, UDP, UNIX, ScriptedRng, flip, h, vectors
@@ -92,10 +94,8 @@ def test_a_cookie_of_another_process_with_the_same_secret_is_good() -> None:
 
 
 def test_hour_secrets_are_derived_once_and_old_ones_are_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
-    from phantom.transport.handshake import gate as module
-
     made: list[bytearray] = []
-    real = module.hour_secret
+    real = hour_secret
 
     def recorded(master: bytes, hour: int) -> bytearray:
         made.append(real(master, hour))

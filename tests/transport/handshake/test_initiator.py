@@ -28,7 +28,6 @@ from phantom.errors import (
     ValidationError,
 )
 from phantom.transport.handshake import Established, Gate, Initiator, SolveChallenge, solve_budget_exceeded
-from phantom.transport.handshake import initiator as module
 from phantom.transport.handshake.initiator import TRANSITIONS, Event, State
 from phantom.transport.handshake.messages import (
     ClientHello,
@@ -39,6 +38,7 @@ from phantom.transport.handshake.messages import (
     Unsupported,
     decode_reply,
 )
+from phantom.transport.handshake.transcript import transcript_hash
 from tests.transport.handshake.support import (
     HINT,
     MASTER,
@@ -194,7 +194,7 @@ def test_a_low_order_point_is_kem_failed() -> None:
     draft = server_hello(hello)
     low_order = draft[:1222] + bytes(32) + draft[1254:]
     reply = decode_reply(low_order)
-    signed = module.transcript_hash(hello, low_order)
+    signed = transcript_hash(hello, low_order)
     flat = SERVER_KEY._sign_raw(signed)
     at = 2 + 1220 + 1124 + 1988
     frame = low_order[:at] + flat[:64] + low_order[at + 64 : at + 68] + flat[64:] + low_order[at + 3377 :]

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from phantom.crypto.hybrid_kem import encapsulate
 from phantom.crypto.pow import solve
 from phantom.crypto.providers import get_provider
 from phantom.errors import ClockError, ConfigError, RngError
@@ -468,7 +469,7 @@ def test_close_gives_back_the_slot_once_and_wipes_what_nobody_took() -> None:
 
 def test_a_failure_of_the_host_closes_wipes_and_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets: list[bytearray] = []
-    real = module.encapsulate
+    real = encapsulate
 
     def recorded(*args: Any) -> tuple[bytes, bytearray]:
         ciphertext, secret = real(*args)
