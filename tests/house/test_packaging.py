@@ -10,6 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import phantom
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name != "dev"}
@@ -32,6 +34,10 @@ def test_the_extras_and_commands() -> None:
         "phantom-server": "phantom.cli:server_main",
         "phantom-sidecar": "phantom.cli:sidecar_main",
     }
+
+
+def test_the_package_knows_its_version() -> None:
+    assert phantom.__version__ == PROJECT["version"]
 
 
 def test_the_bare_package_needs_less_than_ten() -> None:
