@@ -248,6 +248,10 @@ def test_the_minute_starts_with_the_first_hello_after_the_last_one() -> None:
     assert gate.load_tier(229.9) == 0
     gate.count_hello(229.9)
     assert gate.load_tier(229.9) == 4
+    for moment in (230.0, 231.0):
+        gate.count_hello(moment)
+    assert gate.load_tier(289.9) == 4
+    assert gate.load_tier(290.0) == 0
 
 
 def test_the_demand_is_the_larger_of_load_and_reputation() -> None:
