@@ -5,6 +5,7 @@ Both algorithms sign the same message and both must verify, so forging takes bre
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -185,28 +186,33 @@ class HybridSigningKey:
 
         A symbolic link is followed and the file behind it checked. ConfigError, saying what to do, for everything else.
         """
+        name = repr(os.fspath(path))
         seed = bytearray(SIGNING_SEED_LEN + 1)
         try:
-            with open(os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY), "rb", buffering=0) as file:
-                status = os.fstat(file.fileno())
+            descriptor = os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY)
+            try:
+                status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
-                    raise ConfigError(f"the key file {os.fspath(path)!r} is not a regular file")
+                    raise ConfigError(f"the key file {name} is not a regular file")
                 if _POSIX and status.st_mode & 0o077:
                     mode = stat.S_IMODE(status.st_mode)
                     raise ConfigError(
-                        f"the key file {os.fspath(path)!r} is open to other users (mode {mode:04o});"
-                        " run 'chmod 600' on it, and replace the key if someone may have read it"
+                        f"the key file {name} is open to other users (mode {mode:04o}); run 'chmod 600' on it, and"
+                        " replace the key if someone may have read it"
                     )
-                length = file.readinto(seed) or 0
+                with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                    length = file.readinto(seed)
+            finally:
+                os.close(descriptor)
             if length != SIGNING_SEED_LEN:
                 raise ConfigError(
-                    f"the key file {os.fspath(path)!r} does not hold exactly {SIGNING_SEED_LEN} bytes and is no signing"
-                    " key; restore it from a backup, or make a new one with 'phantom keygen'"
+                    f"the key file {name} does not hold exactly {SIGNING_SEED_LEN} bytes and is no signing key;"
+                    " restore it from a backup, or make a new one with 'phantom keygen'"
                 )
             with memoryview(seed) as view:
                 return cls(view[:SIGNING_SEED_LEN], provider)
         except OSError as exc:
-            raise ConfigError(f"the key file {os.fspath(path)!r} cannot be read: {exc.strerror}") from exc
+            raise ConfigError(f"the key file {name} cannot be read: {exc.strerror}") from exc
         finally:
             wipe(seed)
 
@@ -216,15 +222,17 @@ class HybridSigningKey:
         Without ``overwrite`` an existing file (or link) is never touched; with it, it is replaced in one step.
         ConfigError if the file exists or cannot be written.
         """
-        target = Path(path)
-        written = target.with_name(f".{target.name}.{os.getpid()}.new") if overwrite else target
         self._require_open()
+        target = written = Path(path)
+        if overwrite:
+            written = target.with_name(f".{target.name}.{SYSTEM_RNG.fill_bytes(8).hex()}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY, 0o600)
             try:
                 with open(descriptor, "wb", buffering=0) as file:
-                    file.write(self._seed)
+                    if file.write(self._seed) != SIGNING_SEED_LEN:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     os.fsync(descriptor)
                 if overwrite:
                     os.replace(written, target)
@@ -233,7 +241,7 @@ class HybridSigningKey:
                 raise
             _sync_directory(target.parent)
         except FileExistsError as exc:
-            raise ConfigError(f"the file {str(written)!r} exists and is not overwritten") from exc
+            raise ConfigError(f"{os.fspath(exc.filename)!r} exists and is not overwritten") from exc
         except OSError as exc:
             raise ConfigError(f"the key file {str(target)!r} cannot be written: {exc.strerror}") from exc
 
