@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -103,8 +104,10 @@ def fetch_package(package: Package, cache: Path) -> Path:
     if not path.exists():
         pinned = cache / "requirements.txt"
         pinned.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", *package.options]
-        subprocess.run([*pip, "-r", str(pinned), "-d", str(cache)], check=True)
+        # an environment made by uv has no pip of its own
+        pip = [sys.executable, "-m", "pip"] if importlib.util.find_spec("pip") else [shutil.which("pip3") or "pip"]
+        options = ["--quiet", "--no-deps", "--require-hashes", *package.options]
+        subprocess.run([*pip, "download", *options, "-r", str(pinned), "-d", str(cache)], check=True)
     if hashlib.sha256(path.read_bytes()).hexdigest() != package.sha256:
         raise SystemExit(f"{path} is not the pinned file; delete it and try again")
     return path
