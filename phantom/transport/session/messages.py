@@ -17,6 +17,7 @@ from phantom.errors import ProtocolViolationError
 __all__ = ["MessageAssembler", "message_prefix"]
 
 _U32 = Struct(">I")
+_WHOLE_OVERHEAD = limits.ITEM_OVERHEAD - 4  # of a message counted with its prefix
 _SMALL = 2048  # below this, one copy of the run and slices of it beat one view per message
 
 message_prefix = _U32.pack
@@ -88,7 +89,7 @@ class MessageAssembler:
             and _U32.unpack_from(buf, start)[0] == size - 4 <= self._max_message
         ):
             self.messages.append(bytes(view[start + 4 : end]))  # exactly one message: the one copy
-            self.charge += size + limits.ITEM_OVERHEAD
+            self.charge += size + _WHOLE_OVERHEAD
             self.consumed += size
             return
         self._take(buf, view, start, end)
@@ -202,11 +203,11 @@ class MessageAssembler:
             limits.RECV_BACKLOG_CAP,
             limits.ITEM_OVERHEAD,
         )
-        charge, start, last = self.charge, at, size - 4
+        charge, start, last, most = self.charge, at, size - 4, self._max_message
         while at <= last and charge <= cap:
             length = unpack(run, at)[0]
             stop = at + 4 + length
-            if stop > size:
+            if stop > size or length > most:
                 break
             add(run[at + 4 : stop])
             charge += length + overhead
