@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = ["DropCounters"]
+
+_NAMES: Final = (
+    "malformed",
+    "wrong_version",
+    "wrong_session",
+    "unencrypted_dropped",
+    "decrypt_failed",
+    "replay_rejected",
+    "path_gated",
+    "protocol_violation",
+    "backlog",
+    "unknown_control",
+)
 
 
 class DropCounters:
@@ -11,18 +26,7 @@ class DropCounters:
     Not synchronised: all users run in the task of their session.
     """
 
-    __slots__ = (
-        "backlog",
-        "decrypt_failed",
-        "malformed",
-        "path_gated",
-        "protocol_violation",
-        "replay_rejected",
-        "unencrypted_dropped",
-        "unknown_control",
-        "wrong_session",
-        "wrong_version",
-    )
+    __slots__ = _NAMES
 
     def __init__(self) -> None:
         self.malformed = 0
@@ -38,4 +42,4 @@ class DropCounters:
 
     def snapshot(self) -> dict[str, int]:
         """All counters by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in _NAMES}

@@ -12,7 +12,6 @@ decoder, which counts what §12 demands.
 from __future__ import annotations
 
 import struct
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol
@@ -172,7 +171,7 @@ class _ReceiveState:
 
     def lock(self, suite: CipherSuite) -> None:
         self.decrypt = self.trials[suite]
-        self.trials = {suite: self.decrypt}
+        self.trials = {}
 
 
 class _Keys:
@@ -215,7 +214,10 @@ class _Keys:
             prefix = int.from_bytes(keys.prefix, "big")
             keys.wipe()
         windows = ReplayWindows(self._limits.max_replay_streams, self._limits.max_replay_windows)
-        return _ReceiveState(epoch, prefix, trials, windows)
+        state = _ReceiveState(epoch, prefix, trials, windows)
+        if locked is not None:
+            state.lock(locked)
+        return state
 
 
 class _Protection:
@@ -324,19 +326,15 @@ class _Protection:
         self, state: _ReceiveState, nonce: bytes, packet: Packet, view: memoryview, start: int
     ) -> CipherSuite | None:
         """Open in place; the suite that did it. Before lock-in each is tried, on a copy that a failure may destroy."""
-        limit = self._limits.max_invocations
         body = start + self.header_len + LEN_FIELD
         plain = view[body : body + len(packet.payload) - AEAD_TAG_LEN]
         aad = bytes(view[start : start + self.header_len]) + packet.extensions
-        locked = self.receive_suite is not None
-        sealed: BytesLike = packet.payload if locked else bytes(packet.payload)
+        locked = self.receive_suite
+        if locked is not None:
+            return locked if self._opens(state, state.decrypt, nonce, packet.payload, aad, plain) else None
+        sealed = bytes(packet.payload)
         for suite, decrypt in state.trials.items():
-            if state.opens >= limit:
-                raise NonceExhaustedError
-            state.opens += 1
-            try:
-                decrypt(nonce, sealed, aad, plain)
-            except AEAD_FAILURE:
+            if not self._opens(state, decrypt, nonce, sealed, aad, plain):
                 continue
             if suite not in self._receive_suites:
                 plain[:] = bytes(len(plain))
@@ -346,6 +344,18 @@ class _Protection:
             self.receive_suite = suite
             return suite
         return None
+
+    def _opens(
+        self, state: _ReceiveState, decrypt: _Operation, nonce: bytes, sealed: BytesLike, aad: bytes, plain: memoryview
+    ) -> bool:
+        if state.opens >= self._limits.max_invocations:
+            raise NonceExhaustedError
+        state.opens += 1
+        try:
+            decrypt(nonce, sealed, aad, plain)
+        except AEAD_FAILURE:
+            return False
+        return True
 
     def _set_packet(self, packet: Packet, path_id: int, start: int) -> None:
         self.stream_id = packet.stream_id
@@ -413,7 +423,7 @@ class ProtectionV2(_Protection):
         self._grace_end: float | None = None
         self._rekey_bit = 0
         self._transition = False
-        self._candidates: deque[float] = deque(maxlen=limits.catchup_rate)
+        self._candidates: list[float] = []  # when the last candidates of several steps were derived, newest last
         # Epoch that the fast path of open() takes: none before suite lock-in and after close.
         self._fast_epoch = DROPPED
         self._table = self._receiving.windows.table
@@ -590,10 +600,10 @@ class ProtectionV2(_Protection):
         if steps > self._limits.max_catchup or not packet.flags & REKEY:
             return None
         if steps > 1:
-            recent = self._candidates
-            if len(recent) == self._limits.catchup_rate and now - recent[0] < _CATCHUP_PERIOD:
+            recent = [when for when in self._candidates if now - when < _CATCHUP_PERIOD]
+            if len(recent) >= self._limits.catchup_rate:
                 return None
-            recent.append(now)
+            self._candidates = [*recent, now]
         secret = next_traffic_secret(self._secret)
         for _ in range(steps - 1):
             previous, secret = secret, next_traffic_secret(secret)
