@@ -1,0 +1,137 @@
+"""``phantom serve``: the reference server (surface §6)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.text import Text
+
+from phantom.cli.failures import as_usage
+from phantom.cli.options import Json
+from phantom.cli.screen import Screen
+from phantom.config import PhantomConfig
+from phantom.limits import MAX_SESSIONS, MAX_SESSIONS_PER_SOURCE
+from phantom.server import logs
+from phantom.server.handlers import load_handler
+from phantom.server.keys import SYSTEM_KEY_FILE
+from phantom.server.service import Server, ServerSettings
+from phantom.server.service import serve as serve_until_signal
+
+__all__ = ["TerminalFormatter", "serve"]
+
+_COLORS: Final = {"DEBUG": "bright_black", "WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
+
+
+class TerminalFormatter(logs.PlainFormatter):
+    """The plain form with the level in colour."""
+
+    def level(self, record: logging.LogRecord) -> str:
+        """The level's name, padded and coloured."""
+        return typer.style(f"{record.levelname:7}", fg=_COLORS.get(record.levelname, "green"))
+
+
+def serve(
+    bind: Annotated[
+        str, typer.Option("--bind", envvar="PHANTOM_BIND", metavar="ADDRESS", help="HOST:PORT or URL to listen on.")
+    ] = "0.0.0.0:4242",
+    leg: Annotated[
+        list[str] | None,
+        typer.Option("--leg", envvar="PHANTOM_LEGS", metavar="URL", help="A further address to listen on; repeatable."),
+    ] = None,
+    advertise: Annotated[
+        str | None,
+        typer.Option(
+            "--advertise",
+            envvar="PHANTOM_ADVERTISE",
+            metavar="HOST",
+            help="Host in the printed URLs when --bind is a wildcard.",
+        ),
+    ] = None,
+    signing_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--signing-key-file",
+            envvar="PHANTOM_SIGNING_KEY_FILE",
+            metavar="PATH",
+            help=f"The server's identity; made if there is none. Default: {SYSTEM_KEY_FILE},"
+            " or signing.key in the user's state directory.",
+        ),
+    ] = None,
+    handler: Annotated[
+        str,
+        typer.Option(
+            "--handler",
+            envvar="PHANTOM_HANDLER",
+            metavar="NAME",
+            help="What sessions are for: echo, or an installed one.",
+        ),
+    ] = "echo",
+    max_sessions: Annotated[
+        int,
+        typer.Option(
+            "--max-sessions", envvar="PHANTOM_MAX_SESSIONS", metavar="N", min=0, help="Sessions at a time; 0: no limit."
+        ),
+    ] = MAX_SESSIONS,
+    max_sessions_per_ip: Annotated[
+        int,
+        typer.Option(
+            "--max-sessions-per-ip",
+            envvar="PHANTOM_MAX_SESSIONS_PER_IP",
+            metavar="N",
+            min=0,
+            help="Sessions of one address (IPv6: of a /64); 0: no limit.",
+        ),
+    ] = MAX_SESSIONS_PER_SOURCE,
+    reuse_port: Annotated[
+        bool,
+        typer.Option("--reuse-port", envvar="PHANTOM_REUSE_PORT", help="Share the port with servers that do the same."),
+    ] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", envvar="PHANTOM_LOG_JSON", help="Log one JSON object a line.")
+    ] = False,
+    log_filter: Annotated[
+        str,
+        typer.Option(
+            "--log-filter",
+            envvar=["PHANTOM_LOG", "RUST_LOG"],
+            metavar="FILTER",
+            help="LEVEL or LOGGER=LEVEL, comma separated.",
+        ),
+    ] = logs.DEFAULT_FILTER,
+    as_json: Json = False,
+) -> None:
+    """Run the reference server.
+
+    Prints a URL with the pin, for 'phantom ping', when it is ready. SIGTERM or Ctrl-C ends it when its sessions have
+    finished, within ten seconds; a second one ends it at once.
+    """
+    screen = Screen(as_json=as_json)
+    with as_usage():
+        settings = ServerSettings(
+            addresses=(bind, *(url for urls in leg or () for url in urls.split(",") if url)),
+            key_file=signing_key_file,
+            handler=load_handler(handler),
+            advertise=advertise,
+            reuse_port=reuse_port,
+            config=PhantomConfig.server(max_sessions=max_sessions, max_sessions_per_ip=max_sessions_per_ip),
+        )
+    logs.configure(log_filter, _formatter(screen, log_json))
+
+    def ready(server: Server) -> None:
+        urls = list(server.urls)
+        screen.result({"urls": urls, "pid": os.getpid()}, *(Text(url, "bold green") for url in urls))
+
+    asyncio.run(serve_until_signal(settings, ready))
+
+
+def _formatter(screen: Screen, log_json: bool) -> logging.Formatter:
+    if log_json:
+        return logs.JsonFormatter()
+    colored = screen.err.is_terminal and not screen.err.no_color and not screen.err.is_dumb_terminal
+    return TerminalFormatter() if colored and sys.platform != "win32" else logs.PlainFormatter()
