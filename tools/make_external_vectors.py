@@ -521,7 +521,7 @@ def stored(folder: Path, name: str) -> str | None:
     plain, packed = folder / f"{name}.json", folder / f"{name}.json.gz"
     if packed.exists():
         return gzip.decompress(packed.read_bytes()).decode()
-    return plain.read_text() if plain.exists() else None
+    return plain.read_text(encoding="utf-8") if plain.exists() else None
 
 
 def write(folder: Path, texts: dict[str, str], entries: dict[str, Case]) -> None:
@@ -539,7 +539,7 @@ def write(folder: Path, texts: dict[str, str], entries: dict[str, Case]) -> None
         else:
             (folder / f"{name}.json").write_bytes(data)
     manifest = {"schema": "phantom-external-vectors-manifest/1", "sources": SOURCES, "files": entries}
-    (folder / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    (folder / "MANIFEST.json").write_bytes(json.dumps(manifest, indent=1).encode() + b"\n")
 
 
 def compare(folder: Path, texts: dict[str, str], entries: dict[str, Case], skipped: list[str]) -> list[str]:

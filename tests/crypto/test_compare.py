@@ -28,7 +28,7 @@ def test_nobody_else_compares_secrets() -> None:
     """Wire-native Appendix A row 11: every secret comparison goes through the one helper."""
     users = set()
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = {getattr(node, key, None) for key in ("id", "attr", "name")}
             if "compare_digest" in names or "bytes_eq" in names:
                 users.add(path.relative_to(PACKAGE).as_posix())
@@ -37,7 +37,7 @@ def test_nobody_else_compares_secrets() -> None:
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "crypto").rglob("*.py")), ids=lambda path: path.name)
 def test_no_equality_operator_touches_a_secret(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq | ast.NotEq) for op in node.ops):
             operands = [node.left, *node.comparators]
             sizes = [

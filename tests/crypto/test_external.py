@@ -346,7 +346,7 @@ DEVIATIONS = {
     # 4 likewise; 56 and 57: it signs with expanded keys whose s1 is out of range, and we never load an expanded key.
     ("wycheproof_mldsa_65_sign_noseed", "pqcrypto"): ["4", "56", "57"],
 }
-MANIFEST = json.loads((EXTERNAL / "MANIFEST.json").read_text())
+MANIFEST = json.loads((EXTERNAL / "MANIFEST.json").read_text(encoding="utf-8"))
 RUNS = [(name, party) for name, entry in MANIFEST["files"].items() for party in PARTIES[entry["operation"]]]
 
 
@@ -373,7 +373,7 @@ def test_published_cases(name: str, party: str) -> None:
 
 
 def test_the_table_says_who_runs_what() -> None:
-    readme = (EXTERNAL / "README.md").read_text()
+    readme = (EXTERNAL / "README.md").read_text(encoding="utf-8")
     rows = [
         f"| {name} | {entry['cases']} | {', '.join(PARTIES[entry['operation']])} |"
         for name, entry in MANIFEST["files"].items()
@@ -387,9 +387,10 @@ def test_the_files_are_those_of_the_manifest() -> None:
     present = {path.name for path in EXTERNAL.iterdir() if path.name.endswith(suffixes)} - {"MANIFEST.json"}
     assert {name.partition(".")[0] for name in present} == set(MANIFEST["files"])
     for name in present:
-        data = (EXTERNAL / name).read_bytes()
-        text = gzip.decompress(data) if name.endswith(".gz") else data
-        assert hashlib.sha256(text).hexdigest() == MANIFEST["files"][name.partition(".")[0]]["sha256"], name
+        path = EXTERNAL / name
+        packed = name.endswith(".gz")
+        text = gzip.decompress(path.read_bytes()).decode() if packed else path.read_text(encoding="utf-8")
+        assert hashlib.sha256(text.encode()).hexdigest() == MANIFEST["files"][name.partition(".")[0]]["sha256"], name
 
 
 def test_nothing_of_our_suite_is_left_out() -> None:

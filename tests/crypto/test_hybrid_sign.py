@@ -18,6 +18,8 @@ from tests.crypto.vectors import native, unhex
 
 SEED = b"\1" * 32 + b"\2" * 32
 FLAT_SHA256 = "9aad8f27c2490811bde1cecb81bd9be91220d70c02d6f8c0e0bd19f09f4096fd"  # Appendix B.2
+# The gate for these is Linux; Windows has neither modes nor FIFOs, and links only for the privileged.
+posix = pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")
 L = 2**252 + 27742317777372353535851937790883648493  # the order of Ed25519's group
 
 
@@ -319,6 +321,7 @@ def key_file(path: Path, content: bytes = SEED, mode: int = 0o600) -> Path:
     return path
 
 
+@posix
 def test_a_file_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "signing.key"
     signing_key().write_file(path)
@@ -333,6 +336,7 @@ def test_modes_that_are_private(mode: int, tmp_path: Path) -> None:
     assert HybridSigningKey.from_file(key_file(tmp_path / "key", mode=mode)).to_bytes() == SEED
 
 
+@posix
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o602, 0o601, 0o610, 0o666, 0o777])
 def test_modes_that_are_open(mode: int, tmp_path: Path) -> None:
     path = key_file(tmp_path / "key", mode=mode)
@@ -356,6 +360,7 @@ def test_files_of_other_lengths(length: int, tmp_path: Path) -> None:
     assert path.stat().st_size == length  # never replaced
 
 
+@posix
 def test_what_is_no_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo", 0o600)
     (tmp_path / "folder").mkdir()
@@ -364,6 +369,7 @@ def test_what_is_no_regular_file(tmp_path: Path) -> None:
             HybridSigningKey.from_file(path)
 
 
+@posix
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to(tmp_path / "missing")
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
@@ -373,6 +379,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
             HybridSigningKey.from_file(tmp_path / name)
 
 
+@posix
 def test_a_link_is_judged_by_what_it_points_to(tmp_path: Path) -> None:
     """Mounted secrets are links; what counts is who may read the file behind them."""
     target = key_file(tmp_path / "target")
@@ -384,6 +391,7 @@ def test_a_link_is_judged_by_what_it_points_to(tmp_path: Path) -> None:
         HybridSigningKey.from_file(link)
 
 
+@posix
 def test_reading_leaves_nothing_open_and_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wiped: list[bytearray] = []
     monkeypatch.setattr(hybrid_sign, "wipe", lambda *buffers: wiped.extend(buffers))
@@ -399,6 +407,7 @@ def test_reading_leaves_nothing_open_and_no_copy(tmp_path: Path, monkeypatch: py
     assert before == (len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0)
 
 
+@posix
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     path = key_file(tmp_path / "key", b"precious", 0o640)
     with pytest.raises(ConfigError, match=r"key.*not overwritten"):
@@ -414,6 +423,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["key", "link"]
 
 
+@posix
 def test_overwriting_a_link_replaces_the_link(tmp_path: Path) -> None:
     target = key_file(tmp_path / "target", b"precious")
     link = tmp_path / "link"
@@ -422,6 +432,7 @@ def test_overwriting_a_link_replaces_the_link(tmp_path: Path) -> None:
     assert (target.read_bytes(), link.read_bytes(), link.is_symlink()) == (b"precious", SEED, False)
 
 
+@posix
 def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     parent = key_file(tmp_path / "parent")
     with pytest.raises(ConfigError, match="parent"):
@@ -451,6 +462,7 @@ def test_a_short_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest
 signing_key_before_patch = signing_key()
 
 
+@posix
 def test_the_file_and_its_folder_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(stat.S_IFMT(os.fstat(descriptor).st_mode)))
