@@ -18,6 +18,7 @@ __all__ = ["MessageAssembler", "message_prefix"]
 
 _U32 = Struct(">I")
 _WHOLE_OVERHEAD = limits.ITEM_OVERHEAD - 4  # of a message counted with its prefix
+_SMALL_PART = 16384  # an object each for the tiny pieces of a large message would outweigh what is charged
 _SMALL = 2048  # below this, one copy of the run and slices of it beat one view per message
 
 message_prefix = _U32.pack
@@ -106,6 +107,8 @@ class MessageAssembler:
         first = len(parts)
         while first and type(parts[first - 1]) is memoryview:
             first -= 1
+        if first and len(parts[first - 1]) < _SMALL_PART:
+            first -= 1
         parts[first:] = [b"".join(parts[first:])]
         self._views = False
 
@@ -123,6 +126,8 @@ class MessageAssembler:
                 break
         if runs is not None and not runs:
             self._runs = None
+        if self.finished and not runs:
+            self._discard_unfinished()
         return bool(self.messages)
 
     def refill(self) -> bool:
@@ -132,8 +137,11 @@ class MessageAssembler:
         return self.split()
 
     def finish(self) -> None:
-        """The peer ended its messages: an unfinished one is discarded."""
+        """The peer ended its messages: an unfinished one is discarded, once those before it are split."""
         self.finished = True
+        self.split()
+
+    def _discard_unfinished(self) -> None:
         self._parts = []
         self._parts_size = self._need = 0
         self._head = b""
@@ -189,7 +197,10 @@ class MessageAssembler:
             self._begin(_U32.unpack(head)[0])
         if self._need:
             piece = min(self._need, size - at)
-            self._parts.append(run[at : at + piece])
+            if self._parts and len(self._parts[-1]) < _SMALL_PART:
+                self._parts[-1] = b"".join((self._parts[-1], run[at : at + piece]))
+            else:
+                self._parts.append(run[at : at + piece])
             self._parts_size += piece
             self.consumed += piece
             at += piece
@@ -197,12 +208,8 @@ class MessageAssembler:
             if self._need:
                 return size
             self._complete()
-        add, unpack, cap, overhead = (
-            self.messages.append,
-            _U32.unpack_from,
-            limits.RECV_BACKLOG_CAP,
-            limits.ITEM_OVERHEAD,
-        )
+        add, unpack, overhead = self.messages.append, _U32.unpack_from, limits.ITEM_OVERHEAD
+        cap = -1 if self.held else limits.RECV_BACKLOG_CAP
         charge, start, last, most = self.charge, at, size - 4, self._max_message
         while at <= last and charge <= cap:
             length = unpack(run, at)[0]

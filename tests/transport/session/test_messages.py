@@ -160,6 +160,14 @@ def test_fin_ends_the_messages_and_drops_the_unfinished_one() -> None:
     assert engine.conn.phase is Phase.ESTABLISHED
 
 
+def test_fin_behind_a_backlog_drops_the_unfinished_message_once_it_comes_up() -> None:
+    engine, peer = server_with_peer()
+    peer.give(peer.data(0, message(pattern(CAP))), peer.data(1, message(b"last") + (9000).to_bytes(4, "big") + b"half"))
+    peer.give(peer.data(2, b"", flags.DATA_FIN))
+    assert engine.read(0.0) == [pattern(CAP), b"last"]
+    assert engine.memory.charged == 0
+
+
 # --- the assembler alone ---------------------------------------------------------------------------------------------
 
 
@@ -218,13 +226,13 @@ def test_random_messages_in_random_pieces(rng: random.Random) -> None:
 def test_charges_count_every_item() -> None:
     assembler = MessageAssembler()
     feed(assembler, message(b"whole"))
-    assert assembler.charged == 9 + 64
+    assert assembler.charged == 5 + 64
     feed(assembler, b"\0\0\0\5ab", b"cde")
-    assert assembler.charged == 9 + 64 + (6 + 64) + (3 + 64)
+    assert assembler.charged == 5 + 64 + (6 + 64) + (3 + 64)
     assert assembler.split()
-    assert assembler.charged == 2 * (9 + 64)
+    assert assembler.charged == 2 * (5 + 64)
     feed(assembler, message_prefix(5000), b"x" * 100)
-    assert assembler.charged == 2 * (9 + 64) + 4 + 64 + 100 + 64
+    assert assembler.charged == 2 * (5 + 64) + (100 + 64)
     read(assembler)
     assert assembler.charged == 100 + 64  # of the message that was begun
 
@@ -261,6 +269,36 @@ def test_a_large_message_blocks_the_one_behind_it_in_the_same_segment() -> None:
     assert len(assembler.messages) == 1
     assert assembler.run_bytes == 3004 + 9
     assert read(assembler) == [pattern(CAP), pattern(3000), b"third"]
+
+
+def test_a_held_assembler_began_the_message_behind_the_one_it_completed() -> None:
+    assembler = MessageAssembler()
+    assembler.feed_bytes((9).to_bytes(4, "big") + b"begun")
+    assembler.split()
+    assembler.held = True
+    assembler.feed_bytes(b"rest" + message(b"small") + (5000).to_bytes(4, "big"))
+    assembler.split()
+    assert list(assembler.messages) == [b"begunrest"]
+    assert assembler.consumed == 13
+    assembler.held = False
+    assert read(assembler) == [b"begunrest", b"small"]
+
+
+def test_many_tiny_pieces_of_a_message_cost_no_more_than_their_bytes() -> None:
+    for by_window in (True, False):
+        assembler = MessageAssembler()
+        feed(assembler, message_prefix(1 << 20))
+        data = pattern(20_000)
+        for at in range(len(data)):
+            if by_window:
+                feed(assembler, data[at : at + 1])
+            else:
+                assembler.feed_bytes(data[at : at + 1])
+                assembler.split()
+        assert len(assembler._parts) <= 4
+        assert assembler.charged == 20_000 + 64
+        feed(assembler, pattern(1 << 20)[20_000:])
+        assert read(assembler) == [pattern(1 << 20)]
 
 
 def test_nothing_is_split_that_nobody_waits_for() -> None:
