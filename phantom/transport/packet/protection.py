@@ -575,10 +575,13 @@ class ProtectionV2(_Protection):
             return self._failed()
         nonce = nonce_v2(state.prefix, epoch, packet.stream_id, packet.sequence, packet.path_id)
         locked = self.receive_suite is not None
-        suite = self._try_open(state, nonce, packet, view, start)
-        if suite is None:
-            if candidate is not None:
+        suite = None
+        try:
+            suite = self._try_open(state, nonce, packet, view, start)
+        finally:
+            if suite is None and candidate is not None:
                 wipe(candidate)
+        if suite is None:
             return self._failed()
         if candidate is not None:
             self._install(candidate, state)

@@ -14,7 +14,7 @@ from phantom.errors import (
     EpochExhaustedError,
     NonceExhaustedError,
 )
-from phantom.transport.packet import flags
+from phantom.transport.packet import flags, protection
 from phantom.transport.packet.frames import pad
 from phantom.transport.packet.header import decode, encode
 from phantom.transport.packet.protection import PacketProtection, nonce_v1, nonce_v2
@@ -394,6 +394,22 @@ def test_a_pinned_suite_that_is_not_the_peers_ends_the_session_by_name() -> None
         q.open(buf, memoryview(buf), 0, len(buf), 0, 0.0)
     assert b"secret" not in buf, "nothing is delivered"
     assert q.receive_suite is None
+
+
+def test_a_candidate_is_overwritten_when_the_diagnosis_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    derived: list[bytearray] = []
+    p, q = make(2, True, suite=CHACHA), make(2, False, receive=(AES,))
+    p.rekey(0.0)
+
+    def keep(secret: bytearray) -> bytearray:
+        derived.append(next_traffic_secret(secret))
+        return derived[-1]
+
+    monkeypatch.setattr(protection, "next_traffic_secret", keep)
+    with pytest.raises(CipherSuiteUnavailableError):
+        feed(q, seal(p))
+    assert [bytes(secret) for secret in derived] == [bytes(32)]
+    assert q.epoch == 0
 
 
 def test_a_pinned_suite_that_is_the_peers_locks() -> None:
