@@ -270,12 +270,15 @@ class Connection:
 
     def refill(self, now: float) -> bool:
         """The reader found ``messages`` empty: splits what waits; True if there is a message now."""
+        over = self.phase.over  # then what has arrived is no longer charged, and is still delivered
+        self.assembler.held = not over and self._memory.used_up
         try:
             found = self.assembler.refill()
         except ProtocolViolationError as error:
             self._fail(error)
-            return False
-        self._after_consumption(now)
+            return bool(self.messages)
+        if not over:
+            self._after_consumption(now)
         return found
 
     def close(self, code: int, now: float, timeout: float | None = None) -> None:
@@ -517,6 +520,7 @@ class Connection:
         cap, unpack, opened = self._settings.frame_cap, _U32.unpack_from, self._protection.open
         stream, reassembly, assembler = self.session_stream, self.session_stream.reassembly, self.assembler
         protection, path_id = self._protection, self.path.id
+        assembler.held = self._memory.used_up  # others may have used it up since the last batch
         packets = 0
         at = start
         try:
@@ -654,7 +658,6 @@ class Connection:
             self.assembler.feed_bytes(piece)
             stream.ack_now = self._owed = True
         if stream.reassembly.finished:
-            self._split_now()
             self.assembler.finish()
 
     def _on_ack(self, stream_id: int, buf: bytearray, start: int, end: int, now: float) -> None:

@@ -155,6 +155,9 @@ class MessageAssembler:
 
     def _check(self, length: int) -> None:
         if length > self._max_message:
+            if self._runs:  # nothing behind it is a message
+                self._runs.clear()
+                self.run_bytes = 0
             raise ProtocolViolationError(
                 f"the peer announced a message of {length} bytes; the limit is {self._max_message}"
             )

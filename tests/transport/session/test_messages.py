@@ -112,6 +112,14 @@ def test_nothing_is_buffered_for_a_message_above_the_limit() -> None:
     assert not engine.conn.messages
 
 
+def test_what_followed_a_message_above_the_limit_was_read_as_messages() -> None:
+    engine, peer = server_with_peer(max_message=1000)
+    peer.give(peer.data(0, message(b"good") + (1001).to_bytes(4, "big") + b"x"), peer.data(1, message(b"not one")))
+    assert engine.read(0.0) == [b"good"]
+    assert engine.read(0.0) == []
+    assert isinstance(engine.conn.end_error(), ProtocolViolationError)
+
+
 def test_the_peer_of_a_sender_above_the_limit_learns_code_39() -> None:
     pair = Pair(server={"max_message": 100_000})
     pair.client.conn.send_message(pattern(100_000))
