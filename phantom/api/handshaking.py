@@ -352,6 +352,7 @@ class ServerHandshake(_FramedHandshake):
 
     def _frame(self, frame: bytes) -> None:
         self._pending = frame
+        self._rearm(float("inf"))  # from here on the wait is this side's: it must not count against the peer
         self._leg.pause()
         self._take_turn(self._process)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["AcceptOutcome", "Binding", "PhantomListener", "listen"]
 
 _PER_TURN = 4  # handshakes signed in one turn of the loop
+_ACCEPTS_PER_TURN = 16
 _ACCEPT_PAUSE = 0.1  # s, when the process is out of descriptors
 
 
@@ -125,7 +127,7 @@ class PhantomListener:
                 sock.close()
             raise
         for sock in self._sockets:
-            self._tasks.append(self._runtime.spawn(self._accept_from(sock), "phantom-accept"))
+            self._watch(sock)
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -205,6 +207,8 @@ class PhantomListener:
         for task in self._tasks:
             task.cancel()
         for sock in self._sockets:
+            with contextlib.suppress(NotImplementedError):
+                asyncio.get_running_loop().remove_reader(sock)
             sock.close()
         for handshake in list(self._handshakes):
             handshake.abort()
@@ -233,24 +237,48 @@ class PhantomListener:
 
     # --- the acceptor -------------------------------------------------------------------------------------------------
 
+    def _watch(self, sock: socket.socket) -> None:
+        if self._closed:
+            return
+        try:
+            asyncio.get_running_loop().add_reader(sock, self._acceptable, sock)
+        except NotImplementedError:  # Windows' default loop
+            self._tasks.append(self._runtime.spawn(self._accept_from(sock), "phantom-accept"))
+
+    def _acceptable(self, sock: socket.socket) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                peer, address = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._pause_accepting(sock, error)
+                return
+            self._begin(peer, address)
+
+    def _pause_accepting(self, sock: socket.socket, error: OSError) -> None:
+        """Out of descriptors or memory: the connection stays in the backlog, and the loop must not spin over it."""
+        logger.warning("accept failed, trying again: %s", error.strerror)
+        asyncio.get_running_loop().remove_reader(sock)
+        self._runtime.call_at(self._runtime.monotonic() + _ACCEPT_PAUSE, lambda: self._watch(sock))
+
     async def _accept_from(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while not self.is_shutting_down():
+        while True:
             try:
                 peer, address = await loop.sock_accept(sock)
             except OSError as error:
-                if self.is_shutting_down():
-                    return
                 logger.warning("accept failed, trying again: %s", error.strerror)
                 await self._runtime.sleep(_ACCEPT_PAUSE)
                 continue
-            try:
-                self._begin(peer, address)
-            except OSError:  # the peer was gone before it was looked at
-                peer.close()
+            self._begin(peer, address)
 
     def _begin(self, peer: socket.socket, address: tuple[object, ...]) -> None:
-        leg = TcpLeg(peer, self._runtime)
+        try:
+            leg = TcpLeg(peer, self._runtime)
+        except OSError:  # the peer was gone before it was looked at
+            peer.close()
+            return
         source = Source(client_id(str(address[0])))
         self.serve_leg(leg, source, format_address(address))
 

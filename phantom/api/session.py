@@ -307,12 +307,16 @@ class PhantomSession:
             await driver.acknowledged.wait(deadline, "the peer did not acknowledge everything")
         return waited
 
-    async def events(self) -> AsyncIterator[StateChanged]:
-        """Changes of state as they happen, each with its reason; ends with the session. At most 256 wait unread."""
+    def events(self) -> AsyncIterator[StateChanged]:
+        """Changes of state from now on, each with its reason; ends with the session. At most 256 wait unread."""
         if self._events is None:
             self._events = deque(maxlen=limits.EVENT_QUEUE)
             self._listeners = WaitQueue(self._runtime)
+        return self._event_stream()
+
+    async def _event_stream(self) -> AsyncIterator[StateChanged]:
         events, waiters = self._events, self._listeners
+        assert events is not None
         assert waiters is not None
         while True:
             while events:

@@ -7,11 +7,43 @@ A transport that a user supplies needs only the three calls of :class:`SessionTr
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, runtime_checkable
 
 from phantom.errors import PhantomError
 
-__all__ = ["Leg", "LegOwner", "SessionTransport"]
+__all__ = ["Leg", "LegOwner", "LegRuntime", "SessionTransport", "Task", "Timer"]
+
+
+class Task(Protocol):
+    """A spawned task."""
+
+    def cancel(self) -> bool:
+        """Asks it to end."""
+
+
+class Timer(Protocol):
+    """A callback that has not run yet."""
+
+    def cancel(self) -> None:
+        """It will not run."""
+
+
+class LegRuntime(Protocol):
+    """What legs need of the runtime, which is handed to them (``phantom.runtime``): tasks, timers, the clock."""
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> Task:
+        """Runs ``coroutine`` beside the caller."""
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Runs ``callback`` at a time of :meth:`monotonic`."""
+
+    def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
+        """A block that raises TimeoutError after ``seconds``."""
+
+    def monotonic(self) -> float:
+        """Seconds of a clock that never steps."""
 
 
 @runtime_checkable

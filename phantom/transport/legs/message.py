@@ -7,32 +7,34 @@ one writes; a slow transport holds back the session's sending, since a batch is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 from struct import Struct
 
 from phantom import limits
 from phantom.errors import FrameTooLargeError, NetworkError, PhantomError
-from phantom.runtime.base import Runtime, Task
-from phantom.transport.legs.base import LegOwner, SessionTransport
+from phantom.transport.legs.base import LegOwner, LegRuntime, SessionTransport, Task
 
 __all__ = ["MessageLeg"]
 
 _U32 = Struct(">I")
+_BATCHES_AHEAD = 2
 
 
 class MessageLeg:
     """Adapts a SessionTransport to the leg contract. All calls in the thread of its loop."""
 
     __slots__ = (
+        "_batches",
         "_closed",
+        "_idle",
         "_lost",
-        "_paused",
         "_reader",
         "_resumed",
         "_runtime",
         "_transport",
         "_wanted",
         "_writer",
-        "_writing",
         "name",
         "owner",
         "peer_addr",
@@ -40,19 +42,20 @@ class MessageLeg:
 
     proves_address = True
 
-    def __init__(self, transport: SessionTransport, runtime: Runtime, peer_addr: str) -> None:
+    def __init__(self, transport: SessionTransport, runtime: LegRuntime, peer_addr: str) -> None:
         self._transport = transport
         self._runtime = runtime
         self.name = str(getattr(transport, "leg", "embedded"))
         self.peer_addr = peer_addr
         self.owner: LegOwner | None = None
-        self._wanted = asyncio.Event()  # the owner may have something to send
+        self._batches: deque[bytes] = deque()
+        self._wanted = asyncio.Event()  # there is a batch to send
+        self._idle = asyncio.Event()  # there is none
+        self._idle.set()
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._reader: Task | None = None
         self._writer: Task | None = None
-        self._writing = False
-        self._paused = False
         self._lost = False
         self._closed = asyncio.Event()
 
@@ -71,8 +74,16 @@ class MessageLeg:
         self._resumed.set()
 
     def flush(self) -> None:
-        """Lets the writing task ask the owner."""
-        self._wanted.set()
+        """Takes what the owner has now, up to two batches ahead of the transport."""
+        owner = self.owner
+        while owner is not None and len(self._batches) < _BATCHES_AHEAD and not self._closed.is_set():
+            buf = bytearray(owner.batch_size)
+            end = owner.leg_fill(buf, memoryview(buf), 0, len(buf))
+            if end == 0:
+                return
+            self._batches.append(bytes(memoryview(buf)[:end]))
+            self._idle.clear()
+            self._wanted.set()
 
     def close(self, *, linger: bool) -> None:
         """Ends the leg; with ``linger`` what the owner still has is sent first, within LINGER."""
@@ -92,14 +103,10 @@ class MessageLeg:
         await self._closed.wait()
 
     async def _linger(self) -> None:
-        try:
+        self.flush()
+        with contextlib.suppress(TimeoutError):
             async with self._runtime.timeout(limits.LINGER):
-                while self._writing:
-                    await self._runtime.sleep(0)
-                while await self._send_batch():
-                    pass
-        except (TimeoutError, OSError, PhantomError):
-            pass
+                await self._idle.wait()
         self._finish()
 
     async def _read(self) -> None:
@@ -126,31 +133,20 @@ class MessageLeg:
     async def _write(self) -> None:
         try:
             while True:
-                await self._wanted.wait()
-                self._wanted.clear()
-                while await self._send_batch():
-                    pass
+                if not self._batches:
+                    self._idle.set()
+                    self._wanted.clear()
+                    await self._wanted.wait()
+                batch = self._batches[0]
+                at = 0
+                while at < len(batch):
+                    stop = at + 4 + _U32.unpack_from(batch, at)[0]
+                    await self._transport.send_bytes(batch[at + 4 : stop])
+                    at = stop
+                self._batches.popleft()
+                self.flush()
         except (OSError, PhantomError) as error:
             self._end(error if isinstance(error, PhantomError) else NetworkError(f"the transport failed: {error}"))
-
-    async def _send_batch(self) -> bool:
-        """Sends what the owner has now, frame by frame; False if there was nothing."""
-        owner = self.owner
-        if owner is None:
-            return False
-        buf = bytearray(owner.batch_size)
-        view = memoryview(buf)
-        end = owner.leg_fill(buf, view, 0, len(buf))
-        at = 0
-        self._writing = True
-        try:
-            while at < end:
-                stop = at + 4 + _U32.unpack_from(buf, at)[0]
-                await self._transport.send_bytes(bytes(view[at + 4 : stop]))
-                at = stop
-        finally:
-            self._writing = False
-        return end > 0
 
     def _end(self, error: PhantomError | None) -> None:
         if self._lost:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 
 from phantom import limits
 from phantom.errors import NetworkError, PhantomError, PhantomTimeoutError
-from phantom.runtime.base import Runtime, Task, Timer
-from phantom.transport.legs.base import LegOwner
+from phantom.transport.legs.base import LegOwner, LegRuntime, Task, Timer
 from phantom.transport.legs.buffers import BATCH, WINDOW, Buffer
 
 __all__ = ["TcpLeg", "bind_tcp", "connect_tcp", "format_address"]
@@ -30,7 +30,7 @@ def _tune(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, limits.TCP_NOTSENT_LOWAT)
 
 
-async def connect_tcp(host: str, port: int, runtime: Runtime, timeout: float) -> TcpLeg:
+async def connect_tcp(host: str, port: int, runtime: LegRuntime, timeout: float) -> TcpLeg:
     """Connects to the first address of ``host`` that answers, within ``timeout`` seconds.
 
     Raises PhantomTimeoutError, or NetworkError naming the address and the cause.
@@ -62,7 +62,7 @@ async def _connect(host: str, port: int) -> socket.socket:
             raise
         else:
             return sock
-    detail = failure.strerror or str(failure) if failure is not None else "it has no address"
+    detail = _reason(failure) if failure is not None else "it has no address"
     raise NetworkError(f"cannot connect to {host}:{port}: {detail}") from failure
 
 
@@ -90,8 +90,7 @@ def bind_tcp(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
     except (OSError, AttributeError) as error:
         for sock in sockets:
             sock.close()
-        detail = getattr(error, "strerror", None) or error
-        raise NetworkError(f"cannot listen on {host or '*'}:{port}: {detail}") from error
+        raise NetworkError(f"cannot listen on {host or '*'}:{port}: {_reason(error)}") from error
     return sockets
 
 
@@ -125,7 +124,7 @@ class TcpLeg:
     name = "tcp"
     proves_address = True
 
-    def __init__(self, sock: socket.socket, runtime: Runtime) -> None:
+    def __init__(self, sock: socket.socket, runtime: LegRuntime) -> None:
         _tune(sock)
         self._sock = sock
         self._runtime = runtime
@@ -433,7 +432,13 @@ def _private(size: int) -> Buffer:
     return buf, memoryview(buf)
 
 
+def _reason(error: Exception) -> str:
+    """What the system says, not how asyncio words it."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if isinstance(number, int) and number > 0 else str(error)
+
+
 def _network_error(error: OSError) -> NetworkError:
-    failure = NetworkError(f"the connection failed: {error.strerror or error}")
+    failure = NetworkError(f"the connection failed: {_reason(error)}")
     failure.__cause__ = error
     return failure
