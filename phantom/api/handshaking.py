@@ -327,6 +327,11 @@ class ServerHandshake(_FramedHandshake):
         self._pending: bytes | None = None
 
     @property
+    def leg(self) -> Leg:
+        """The leg it runs on."""
+        return self._leg
+
+    @property
     def silent(self) -> bool:
         """True while the peer has sent no frame yet and holds no slot."""
         return not self._responder.in_flight and self._pending is None

@@ -76,6 +76,7 @@ class PhantomListener:
         self._addresses: list[Address] = []
         self._tasks: list[Task] = []
         self._handshakes: dict[ServerHandshake, None] = {}  # in order of acceptance
+        self._lingering: list[Leg] = []  # refused, and not quite closed yet
         self._turns: deque[Callable[[], None]] = deque()
         self._sessions: dict[PhantomSession, str] = {}
         self._per_source: dict[str, int] = {}
@@ -233,7 +234,7 @@ class PhantomListener:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.shutdown()
-        await self._runtime.sleep(0)  # the accept tasks end in this turn
+        await asyncio.gather(*(leg.wait_closed() for leg in self._lingering))
 
     # --- the acceptor -------------------------------------------------------------------------------------------------
 
@@ -327,7 +328,10 @@ class PhantomListener:
 
     def _handshake_ended(self, handshake: ServerHandshake, reason: str | None) -> None:
         self._handshakes.pop(handshake, None)
-        if reason is not None and not self._closed:
+        if reason is None:
+            return
+        self._lingering = [leg for leg in (*self._lingering, handshake.leg) if not leg.closed]
+        if not self._closed:
             self._counters.failure += 1
             logger.info("a handshake failed: %s", reason)
 

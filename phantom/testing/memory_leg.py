@@ -42,6 +42,11 @@ class MemoryLeg:
         self._lost = False
         self._closed = asyncio.Event()
 
+    @property
+    def closed(self) -> bool:
+        """True once this end is closed."""
+        return self._closed.is_set()
+
     def start(self, owner: LegOwner) -> None:
         """Begins to deliver to ``owner``."""
         self.owner = owner

@@ -155,11 +155,11 @@ async def test_a_tight_loop_of_sends_lets_others_run(server_key: Any) -> None:
             await asyncio.sleep(0)
 
     task = asyncio.ensure_future(other())
-    for _ in range(64):
+    for _ in range(40):
         await pair.client.send(bytes(100_000))
-    assert ran >= 5
+    assert ran >= 3
     task.cancel()
-    for _ in range(64):
+    for _ in range(40):
         await pair.server.recv(5)
     await pair.close()
 

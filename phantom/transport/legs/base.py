@@ -92,6 +92,10 @@ class Leg(Protocol):
     peer_addr: str
     owner: LegOwner | None
 
+    @property
+    def closed(self) -> bool:
+        """True once every resource of the leg is released."""
+
     def start(self, owner: LegOwner) -> None:
         """Begins to read for ``owner``; the owner may be replaced by assignment at any time."""
 

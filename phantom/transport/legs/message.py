@@ -59,6 +59,11 @@ class MessageLeg:
         self._lost = False
         self._closed = asyncio.Event()
 
+    @property
+    def closed(self) -> bool:
+        """True once the transport is closed, or is being closed."""
+        return self._closed.is_set()
+
     def start(self, owner: LegOwner) -> None:
         """Starts both tasks."""
         self.owner = owner

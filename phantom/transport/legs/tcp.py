@@ -368,6 +368,9 @@ class TcpLeg:
             return
         self._finishing = True
         self._rest = None
+        if self._paused:
+            self._paused = False
+            self._watch_read()  # the peer's end of the stream is what lingering waits for
         patience = limits.CLOSE_FLUSH_TIMEOUT if self._out is not None else limits.LINGER
         self._linger = self._runtime.call_at(self._runtime.monotonic() + patience, self._release)
         if self._out is None:
