@@ -270,16 +270,15 @@ class Connection:
 
     def refill(self, now: float) -> bool:
         """The reader found ``messages`` empty: splits what waits; True if there is a message now."""
-        over = self.phase.over  # then what has arrived is no longer charged, and is still delivered
-        self.assembler.held = not over and self._memory.used_up
+        # Once the session is over, what has arrived is no longer charged, and is still delivered.
+        self.assembler.held = self._memory.used_up and not self.phase.over
         try:
-            found = self.assembler.refill()
+            self.assembler.refill()
         except ProtocolViolationError as error:
             self._fail(error)
-            return bool(self.messages)
-        if not over:
+        if not self.phase.over:
             self._after_consumption(now)
-        return found
+        return bool(self.messages)
 
     def close(self, code: int, now: float, timeout: float | None = None) -> None:
         """Begins an orderly close: flush, then CLOSE with ``code`` (§15.2). Later calls have no effect."""
@@ -297,9 +296,17 @@ class Connection:
         """Ends the session at once with ``error``: CLOSE with its code, no flush."""
         self._fail(error)
 
+    def recount(self, *, exact: bool) -> int:
+        """What this session is charged now (§14.11)."""
+        return self.assembler.recount(exact=exact) + self.session_stream.reassembly.charged
+
     def end_busy(self) -> None:
-        """Receive memory is overrun and this session is charged most (§14.11)."""
+        """Receive memory is overrun and this session is charged most (§14.11): what it holds goes, read or not."""
         self._fail(BusyError("receive memory is used up; the session that held most of it was closed"))
+        self.assembler.drop()
+        self.session_stream.reassembly.drop()
+        self.session_stream.pending_acks = 0
+        self.session_stream.ack_now = False
         if self.wake is not None:
             self.wake()
 
@@ -852,9 +859,7 @@ class Connection:
 
     def _report(self, now: float) -> None:
         stream = self.session_stream
-        charge = self.assembler.charged + stream.reassembly.stored
-        if stream.reassembly.store:
-            charge += limits.ITEM_OVERHEAD * len(stream.reassembly.store)
+        charge = self.assembler.charged + stream.reassembly.charged
         credit = max(0, stream.window.limit - stream.received - limits.INITIAL_STREAM_WINDOW)
         self._memory.report(self, charge, credit, now)
         self.assembler.held = self._memory.used_up

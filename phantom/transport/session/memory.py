@@ -17,8 +17,11 @@ __all__ = ["Holder", "ReceiveMemory"]
 class Holder(Protocol):
     """A session as the memory sees it."""
 
+    def recount(self, *, exact: bool) -> int:
+        """What it is charged now: readers take messages without a report. ``exact`` may look at every queued item."""
+
     def end_busy(self) -> None:
-        """Ends the session with BusyError; its charges are released by the memory."""
+        """Ends the session with BusyError and drops what it holds; its charges are released by the memory."""
 
     def memory_freed(self) -> None:
         """Charges fell below the capacity after a report had found it used up."""
@@ -74,18 +77,37 @@ class ReceiveMemory:
 
     def enforce(self, now: float) -> None:
         """Ends sessions if a bound of §14.11 is passed; also called when :meth:`deadline` has come."""
+        if self.used_up and self.used_up_since is None:
+            for holder in self._accounts:
+                self._recount(holder, exact=False)
         self._settle()
         if not self.used_up:
             return
         if self.used_up_since is None:
             self.used_up_since = now
-        over = self.charged * 8 >= self.capacity * 9
-        if not over and now - self.used_up_since < limits.RECV_MEMORY_PATIENCE:
-            return
-        while self.charged * 8 >= self.capacity * 7 and self._accounts:
+        ended = False
+        while self._accounts and (self.charged * 8 >= self.capacity * 7 if ended else self._overrun(now)):
             worst = max(self._accounts, key=lambda holder: self._accounts[holder][0])
+            if self._recount(worst, exact=True):
+                continue
             self.release(worst)
             worst.end_busy()
+            ended = True
+        self._settle()
+
+    def _overrun(self, now: float) -> bool:
+        if self.charged * 8 >= self.capacity * 9:
+            return True
+        since = self.used_up_since
+        return self.used_up and since is not None and now - since >= limits.RECV_MEMORY_PATIENCE
+
+    def _recount(self, holder: Holder, *, exact: bool) -> bool:
+        """Brings one account up to date; True if that changed it."""
+        charge, credit = self._accounts[holder]
+        held = holder.recount(exact=exact)
+        self._accounts[holder] = (held, credit)
+        self.charged += held - charge
+        return held != charge
 
     def _settle(self) -> None:
         if self.used_up:

@@ -136,6 +136,21 @@ class MessageAssembler:
             self.charge = 0
         return self.split()
 
+    def recount(self, *, exact: bool) -> int:
+        """What is charged, without the messages that were read since the queue last ran empty; O(messages) if exact."""
+        if not self.messages:
+            self.charge = 0
+        elif exact:
+            self.charge = sum(map(len, self.messages)) + limits.ITEM_OVERHEAD * len(self.messages)
+        return self.charged
+
+    def drop(self) -> None:
+        """Forgets everything that is unread."""
+        self.messages.clear()
+        self._runs = None
+        self.charge = self.run_bytes = 0
+        self._discard_unfinished()
+
     def finish(self) -> None:
         """The peer ended its messages: an unfinished one is discarded, once those before it are split."""
         self.finished = True

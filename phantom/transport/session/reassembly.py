@@ -68,6 +68,16 @@ class Reassembly:
         """True once the cursor has passed the FIN."""
         return self.fin_index is not None and self.next_index > self.fin_index
 
+    @property
+    def charged(self) -> int:
+        """Bytes of the store charged to receive memory (§14.11)."""
+        return self.stored + limits.ITEM_OVERHEAD * len(self.store) if self.store else 0
+
+    def drop(self) -> None:
+        """Forgets the early segments."""
+        self.store = None
+        self.stored = 0
+
     def segment(self, index: int, data: bytes, *, fin: bool = False) -> Verdict:
         """Takes one segment (any order, any number of copies) and says what became of it."""
         if index < self.next_index:
