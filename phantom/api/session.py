@@ -351,7 +351,7 @@ class PhantomSession:
         except asyncio.CancelledError:
             if leg is not None:
                 leg.close(linger=False)
-            conn.path_lost(self._runtime.monotonic())
+            driver.leg_lost(None)
             raise
         return conn.unacknowledged == 0
 
