@@ -73,12 +73,13 @@ class ReceiveWindow:
 
     def due(self, consumed: int, *, creeping: bool) -> bool:
         """Is a WINDOW_UPDATE due: unreported consumption at its threshold, or a window that grew?"""
-        if consumed - self.reported >= max(limits.WINDOW_UPDATE_MIN, self.window >> 3):
+        window = min(self.window, limits.INITIAL_STREAM_WINDOW) if creeping else self.window
+        if consumed + window - self.limit >= max(limits.WINDOW_UPDATE_MIN, window >> 3):
             return True
         return not creeping and self.limit < self.reported + self.window
 
     def advertise(self, consumed: int, *, creeping: bool) -> int:
-        """The limit to send now; ``creeping`` while RECV_MEMORY is used up (limits advance by the initial window only)."""
+        """The limit to send now; ``creeping`` while RECV_MEMORY is used up: consumed + the initial window, no more."""
         window = min(self.window, limits.INITIAL_STREAM_WINDOW) if creeping else self.window
         self.limit = max(self.limit, consumed + window)
         self.reported = consumed
