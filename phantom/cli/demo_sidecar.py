@@ -140,7 +140,7 @@ async def _transfer(story: Story, session: SidecarSession, total: int) -> None:
     sent, received = hashlib.sha256(), hashlib.sha256()
     begun = time.perf_counter()
     with story.progress(total) as advance:
-        async with session.exchange() as exchange, asyncio.TaskGroup() as tasks:
+        async with session.exchange() as exchange:
 
             async def upload() -> None:
                 for _ in range(0, total, _MESSAGE):
@@ -148,13 +148,18 @@ async def _transfer(story: Story, session: SidecarSession, total: int) -> None:
                     sent.update(data)
                     await exchange.send(data)
 
-            tasks.create_task(upload())
-            left = total
-            while left > 0:
-                data = await exchange.recv()
-                received.update(data)
-                left -= len(data)
-                advance(len(data))
+            uploading = asyncio.create_task(upload())
+            try:
+                left = total
+                while left > 0:
+                    data = await exchange.recv()
+                    received.update(data)
+                    left -= len(data)
+                    advance(len(data))
+                await uploading
+            finally:
+                uploading.cancel()
+                await asyncio.gather(uploading, return_exceptions=True)
     seconds = time.perf_counter() - begun
     rate = total / seconds / 1e6
     story.fact("sent", sent.hexdigest(), sent_sha256=sent.hexdigest(), bytes=total)

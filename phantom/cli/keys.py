@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from phantom.cli.failures import UsageError
 from phantom.cli.options import Json
 from phantom.cli.screen import Screen
 from phantom.crypto.hybrid_sign import HybridSigningKey, HybridVerifyingKey
+from phantom.errors import ConfigError
 
 __all__ = ["keygen", "pubkey"]
 
@@ -41,7 +43,11 @@ def keygen(
     """
     screen = Screen(as_json=as_json)
     with HybridSigningKey.generate() as key:
-        key.write_file(out, overwrite=force)
+        try:
+            key.write_file(out, overwrite=force)
+        except ConfigError as error:
+            hint = "; --force replaces it, and then clients must pin the new key" if os.path.lexists(out) else ""
+            raise ConfigError(f"{error}{hint}") from error
         _print_public(screen, key.verifying_key(), path=str(out))
     if not as_json:
         screen.note(f"signing key written to {out}; keep it secret")

@@ -86,9 +86,10 @@ class Server:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._grace
         # A session that was being closed before has patience of its own: what is left after the grace is cut off.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline + _CLOSE_MARGIN):
-                await self._listener.drain(self._grace)
+        async with self._listener:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline + _CLOSE_MARGIN):
+                    await self._listener.drain(self._grace)
         await self._accepting
         if self._sessions:
             _, late = await asyncio.wait(self._sessions, timeout=max(0.0, deadline - loop.time()))

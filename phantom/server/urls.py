@@ -20,8 +20,10 @@ def check_advertised(host: str) -> str:
     """``host`` as it goes into a URL, without brackets; ValidationError unless it is a host name or an IP address."""
     bare = host.removeprefix("[").removesuffix("]")
     try:
-        return parse_address(f"[{bare}]:1" if ":" in bare else f"{bare}:1").host
-    except PhantomError:
+        if ":" in bare:
+            return str(ipaddress.IPv6Address(bare))
+        return parse_address(f"{bare}:1").host
+    except (ValueError, PhantomError):
         raise ValidationError(f"{host!r} is not a host name or an IP address; leave the port out") from None
 
 
