@@ -47,6 +47,7 @@ _U32 = Struct(">I")
 _GATHER_MAX = 8  # parts of a segment up to which they stay references; above, one copy joins them
 _SESSION_STREAM = 1
 _MAX_INDEX = 2**32 - 1
+_SENDING = (Phase.ESTABLISHED, Phase.CLOSING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,18 +475,18 @@ class Connection:
         stream = self.session_stream
         if stream.ack_now or (self._close_copies and stream.pending_acks):
             at = self._fill_ack(stream, buf, view, at, now)
-        if self._window_owed and self.phase in (Phase.ESTABLISHED, Phase.CLOSING):
+        if self._window_owed and self.phase in _SENDING:
             limit = stream.window.advertise(self.assembler.consumed, creeping=self._memory.used_up)
             at = self._control(buf, view, at, stream.id, flag.WINDOW_WORD, frames.encode_window(limit))
             self._window_owed = False
             self._report(now)
-        if self._probe_owed and self.phase in (Phase.ESTABLISHED, Phase.CLOSING):
+        if self._probe_owed and self.phase in _SENDING:
             at = self._control(buf, view, at, stream.id, flag.DATA, _U32.pack(stream.outstanding.base - 1))
             self._probe_owed = False
-        while self._pongs_owed and self.phase in (Phase.ESTABLISHED, Phase.CLOSING):
+        while self._pongs_owed and self.phase in _SENDING:
             at = self._control(buf, view, at, 0, flag.PONG, b"")
             self._pongs_owed -= 1
-        while self._pings_owed and self.phase in (Phase.ESTABLISHED, Phase.CLOSING):
+        while self._pings_owed and self.phase in _SENDING:
             at = self._control(buf, view, at, 0, flag.PING, b"")
             self.path.ping_sent(now)
             self._pings_owed -= 1
@@ -712,10 +713,11 @@ class Connection:
             self._make_ready(stream)
 
     def _on_close(self, code: int, now: float) -> None:
-        if self.phase not in (Phase.ESTABLISHED, Phase.CLOSING):
+        if self.phase not in _SENDING:
             return
         self.peer_code = code
         self._drain_deadline = now + self.path.drain_time()
+        self._ready = None  # nothing but acknowledgements is sent from now on
         self._move(Trigger.CLOSE_RECEIVED, f"the peer closed the session with code {code}")
 
     # --- timers -----------------------------------------------------------------------------------------------------
@@ -781,7 +783,7 @@ class Connection:
 
     def _retransmit_at(self) -> float | None:
         segments, path = self.session_stream.outstanding.segments, self.path
-        if not segments or path.blocked:
+        if not segments or path.blocked or self.phase not in _SENDING:
             return None
         return max(segments[0].sent_at, path.drained_at) + path.estimator.rto  # the first is never acknowledged
 
@@ -797,6 +799,8 @@ class Connection:
         stream = self.session_stream
         outstanding = stream.outstanding
         if not stream.blocked or outstanding.segments or outstanding.base == 0 or self.path.blocked:
+            return None
+        if self.phase not in _SENDING:
             return None
         return max(self._probe_at, self._acked_at) + self.path.estimator.rto
 
@@ -868,6 +872,8 @@ class Connection:
         return min(self._settings.session_recv_window, self._memory.free_for(self))
 
     def _make_ready(self, stream: Stream) -> None:
+        if self.phase not in _SENDING:
+            return
         stream.ready = True
         stream.blocked = False
         if self._ready is None:
