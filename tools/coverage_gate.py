@@ -48,9 +48,19 @@ class Room:
 
 
 def _gap(path: str, file: Mapping[str, Any]) -> str:
-    lines = [str(line) for line in file["missing_lines"]]
-    branches = [f"{start}->{'exit' if end < 0 else end}" for start, end in file.get("missing_branches", ())]
-    return f"{path}: {', '.join(lines + branches)}"
+    """Name the missed lines, joined to ranges, and the missed branches between lines that were reached."""
+    missing = file["missing_lines"]
+    ranges: list[list[int]] = []
+    for line in missing:
+        if ranges and line - ranges[-1][1] <= 2:  # an empty line or a comment between them is no difference
+            ranges[-1][1] = line
+        else:
+            ranges.append([line, line])
+    names = [str(first) if first == last else f"{first}-{last}" for first, last in ranges]
+    for start, end in file.get("missing_branches", ()):
+        if not {start, end} & set(missing):
+            names.append(f"{start}->{end if end > 0 else 'exit'}")
+    return f"{path}: {', '.join(names)}"
 
 
 def rooms(files: Mapping[str, Mapping[str, Any]], floors: Mapping[str, float]) -> Iterable[Room]:

@@ -45,8 +45,9 @@ def test_one_miss_in_a_hundred_thousand_is_not_a_hundred_percent() -> None:
 
 
 def test_a_gap_is_named() -> None:
-    (room,) = coverage_gate.rooms({"a/x.py": file(8, 10, (1, 2))}, {"a": 100.0})
-    assert room.gaps == ("a/x.py: 0, 1, 1->exit",)
+    missed = {"missing_lines": [3, 4, 6, 9], "missing_branches": [[8, 9], [10, -1], [10, 12]]}
+    (room,) = coverage_gate.rooms({"a/x.py": file(8, 10, (1, 2)) | missed}, {"a": 100.0})
+    assert room.gaps == ("a/x.py: 3-6, 9, 10->exit, 10->12",)
 
 
 def test_the_floors_are_those_that_were_agreed() -> None:
