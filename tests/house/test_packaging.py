@@ -105,3 +105,20 @@ def test_every_make_target_has_its_environment() -> None:
     used |= set(re.findall(r"bootstrap\.py run -e (\w+)", (ROOT / ".github/workflows/ci.yml").read_text()))
     there = set(re.findall(r"^\[testenv:(\w+)\]", (ROOT / "tox.ini").read_text(), re.MULTILINE))
     assert used <= there
+
+
+def test_the_lower_bounds_admit_the_committed_stubs() -> None:
+    """Generated code refuses a library that is older than its generator."""
+    stubs = ROOT / "phantom" / "sidecar" / "_generated" / "v1"
+    wrote = {
+        "protobuf": re.findall(
+            r"^# Protobuf Python Version: ([\d.]+)", (stubs / "session_pb2.py").read_text(), re.MULTILINE
+        ),
+        "grpcio": re.findall(
+            r"^GRPC_GENERATED_VERSION = '([\d.]+)'", (stubs / "session_pb2_grpc.py").read_text(), re.MULTILINE
+        ),
+    }
+    for requirement in NEEDED:
+        if requirement.name in wrote:
+            (version,) = wrote[requirement.name]
+            assert [bound.version for bound in requirement.specifier if bound.operator == ">="] == [version]
