@@ -104,6 +104,7 @@ class Connection:
         "_close_deadline",
         "_confirm_deadline",
         "_drain_deadline",
+        "_empty_after",
         "_empty_frames",
         "_events",
         "_initiator",
@@ -196,7 +197,8 @@ class Connection:
         self._probe_at = now
         self._probe_owed = False
         self._rtt_asked = False
-        self._empty_frames = 0
+        self._empty_frames = 0  # in a row, the last ones
+        self._empty_after = 0  # packets received before them
 
         window = self.session_stream.window
         window.open_first(self._free(), now)
@@ -238,7 +240,7 @@ class Connection:
         return bool(self._events)
 
     def check_sendable(self) -> None:
-        """Raises the error with which a write is refused now, if any (SessionClosingError, ConnectionClosedError, …)."""
+        """Raises the error with which a write is refused now, if any: SessionClosingError or :meth:`end_error`."""
         if self.phase is Phase.ESTABLISHED:
             return
         if not self.phase.over:
@@ -321,6 +323,7 @@ class Connection:
     def path_lost(self, now: float, error: PhantomError | None = None) -> None:
         """The leg ended or failed (§18.7): without another path the session is Dead, a closing one Closed."""
         if self.phase.over:
+            self._let_go()
             return
         self.path.live = False
         if self.phase is Phase.ESTABLISHED:
@@ -354,10 +357,12 @@ class Connection:
         try:
             if self._owed:
                 at = self._fill_owed(buf, view, at, cap, now)
-            if self._ready and not self.phase.over:
+            if self._ready:
                 at = self._fill_streams(buf, view, at, cap, now)
         except PhantomError as error:  # nonces or epochs are exhausted
             self._fail(error)
+        if self._close_copies:
+            at = self._fill_close(buf, view, at, cap, now)
         if at != start:
             self.stats.bytes_sent += at - start
         return at
@@ -370,66 +375,69 @@ class Connection:
         lead = limits.LENGTH_PREFIX + self._protection.header_len + 4
         pack = _U32.pack_into
         sent = 0
-        while ready:
-            stream = ready[0]
-            if stream.resend:
-                after = self._fill_resend(stream, buf, view, at, cap, now)
-                if after == at:
-                    break
-                at = after
-                continue
-            segment = stream.peek()
-            if segment is None:
-                ready.popleft()
-                stream.ready = False
-                continue
-            size = segment.size
-            end = at + overhead + size
-            if end > cap:
-                break
-            outstanding = stream.outstanding
-            room = stream.send_limit.room
-            if (
-                size > room
-                or len(outstanding.segments) >= self._settings.send_segments
-                or outstanding.bytes > limits.MAX_PENDING_BYTES
-            ):
-                if size > room and stream.send_limit.may_cut(size, outstanding=bool(outstanding.segments)):
-                    stream.cut(room)
+        try:
+            while ready:
+                stream = ready[0]
+                if stream.resend:
+                    after = self._fill_resend(stream, buf, view, at, cap, now)
+                    if after == at and stream.resend:
+                        break
+                    at = after
                     continue
-                ready.popleft()
-                stream.blocked = True  # still ready: writes must not try again until something changes
-                continue
-            stream.pop()
-            index = outstanding.next_index
-            if index > _MAX_INDEX:
-                raise StreamError("the stream's segment indices are exhausted; reconnect")
-            plain = at + lead
-            parts = segment.parts
-            if len(parts) <= _GATHER_MAX:
-                pack(buf, plain, index)
-                x = plain + 4
-                for part in parts[1:]:
-                    y = x + len(part)
-                    view[x:y] = part
-                    x = y
-                end = seal(buf, view, at + 4, stream.id, flag.DATA, path.id, view[plain:x], size + 4)
-            else:
-                parts[0] = _U32.pack(index)
-                joined = b"".join(parts)
-                segment.parts = [joined]
-                end = seal(buf, view, at + 4, stream.id, flag.DATA, path.id, joined, size + 4)
-            pack(buf, at, end - at - 4)
-            at = end
-            segment.sent_at = now
-            segment.sends = 1
-            outstanding.add(segment)
-            stream.send_limit.sent += size
-            self.queued -= size
-            self.queued_messages -= segment.ends
-            sent += 1
-            if len(ready) > 1:
-                ready.rotate(-1)
+                segment = stream.peek()
+                if segment is None:
+                    ready.popleft()
+                    stream.ready = False
+                    continue
+                size = segment.size
+                end = at + overhead + size
+                if end > cap:
+                    break
+                outstanding = stream.outstanding
+                room = stream.send_limit.room
+                if (
+                    size > room
+                    or len(outstanding.segments) >= self._settings.send_segments
+                    or outstanding.bytes + size > limits.MAX_PENDING_BYTES
+                ):
+                    if size > room and stream.send_limit.may_cut(size, outstanding=bool(outstanding.segments)):
+                        stream.cut(room)
+                        continue
+                    ready.popleft()
+                    stream.blocked = True  # still ready: writes must not try again until something changes
+                    continue
+                stream.pop()
+                index = outstanding.next_index
+                if index > _MAX_INDEX:
+                    raise StreamError("the stream's segment indices are exhausted; reconnect")
+                plain = at + lead
+                parts = segment.parts
+                if len(parts) <= _GATHER_MAX:
+                    pack(buf, plain, index)
+                    x = plain + 4
+                    for part in parts[1:]:
+                        y = x + len(part)
+                        view[x:y] = part
+                        x = y
+                    end = seal(buf, view, at + 4, stream.id, flag.DATA, path.id, view[plain:x], size + 4)
+                else:
+                    parts[0] = _U32.pack(index)
+                    joined = b"".join(parts)
+                    segment.parts = [joined]
+                    end = seal(buf, view, at + 4, stream.id, flag.DATA, path.id, joined, size + 4)
+                pack(buf, at, end - at - 4)
+                at = end
+                segment.sent_at = now
+                segment.sends = 1
+                outstanding.add(segment)
+                stream.send_limit.sent += size
+                self.queued -= size
+                self.queued_messages -= segment.ends
+                sent += 1
+                if len(ready) > 1:
+                    ready.rotate(-1)
+        except PhantomError as error:  # no nonce, epoch or segment index is left; what is sealed still leaves
+            self._fail(error)
         if sent:
             self.stats.packets_sent += sent
             path.mark_outstanding(now)
@@ -454,7 +462,6 @@ class Connection:
             at = self._seal_segment(stream, segment, index, buf, view, at)
             segment.sent_at = now
             segment.sends += 1
-            self.stats.packets_sent += 1
             self.stats.retransmissions += 1
             self.path.mark_outstanding(now)
             break
@@ -473,7 +480,7 @@ class Connection:
         if cap - at < 4096:
             return at
         stream = self.session_stream
-        if stream.ack_now or (self._close_copies and stream.pending_acks):
+        if stream.ack_now:
             at = self._fill_ack(stream, buf, view, at, now)
         if self._window_owed and self.phase in _SENDING:
             limit = stream.window.advertise(self.assembler.consumed, creeping=self._memory.used_up)
@@ -490,14 +497,23 @@ class Connection:
             at = self._control(buf, view, at, 0, flag.PING, b"")
             self.path.ping_sent(now)
             self._pings_owed -= 1
-        if self._close_copies:
-            close = frames.pad(frames.encode_close(self.close_code), limits.MAX_SHAPED_WIRE_PIPE)
-            assert close is not None  # a CLOSE is far below the largest shaped packet
-            while self._close_copies:
+        self._owed = self._close_copies > 0
+        return at
+
+    def _fill_close(self, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:
+        """The last packets of the session, if there is still a key to seal them with."""
+        if cap - at < 4096:
+            return at
+        close = frames.pad(frames.encode_close(self.close_code), limits.MAX_SHAPED_WIRE_PIPE)
+        assert close is not None  # a CLOSE is far below the largest shaped packet
+        try:
+            if self.session_stream.pending_acks:
+                at = self._fill_ack(self.session_stream, buf, view, at, now)
+            for _ in range(self._close_copies):
                 at = self._control(buf, view, at, 0, flag.CLOSE, close)
-                self._close_copies -= 1
-            self._protection.close()
-        self._owed = False
+        except PhantomError:  # no key is left; the end of the leg says it
+            pass
+        self._let_go()
         return at
 
     def _fill_ack(self, stream: Stream, buf: bytearray, view: memoryview, at: int, now: float) -> int:
@@ -530,6 +546,7 @@ class Connection:
         protection, path_id = self._protection, self.path.id
         assembler.held = self._memory.used_up  # others may have used it up since the last batch
         packets = 0
+        failure: FrameTooLargeError | None = None
         at = start
         try:
             while end - at >= 4 and not self.phase.over:
@@ -538,7 +555,7 @@ class Connection:
                 if stop > end or length == 0 or length > cap:
                     if length and length <= cap:
                         break
-                    self._odd_frame(length)
+                    self._odd_frame(length, packets)
                     at = stop
                     continue
                 word = opened(buf, view, at + 4, stop, path_id, now)
@@ -564,20 +581,26 @@ class Connection:
                     assembler.feed(buf, view, plain + 4, protection.plain_end)
                 else:
                     self._dispatch(word, buf, view, now)
-        except FrameTooLargeError:
-            raise
+        except FrameTooLargeError as error:
+            failure = error
         except PhantomError as error:
             self._fail(error)
         self._heard(packets, now)
         self.stats.bytes_recv += at - start
         self._after_batch(now)
+        if failure is not None:
+            raise failure
         return at
 
-    def _odd_frame(self, length: int) -> None:
+    def _odd_frame(self, length: int, packets: int) -> None:
         if length:
             raise FrameTooLargeError(
                 f"the peer sent a frame of {length} bytes; the limit is {self._settings.frame_cap}"
             )
+        packets += self.stats.packets_recv
+        if packets != self._empty_after:
+            self._empty_after = packets
+            self._empty_frames = 0
         self._empty_frames += 1
         if self._empty_frames > limits.MAX_EMPTY_FRAMES:
             raise FrameTooLargeError("the peer floods the connection with empty frames")
@@ -587,7 +610,6 @@ class Connection:
             return
         self.stats.packets_recv += packets
         self.path.last_seen = now
-        self._empty_frames = 0
         if not self.confirmed:
             self.confirmed = True
             self._confirm_deadline = None
@@ -625,6 +647,7 @@ class Connection:
         if word & flag.KEEPALIVE:
             if word & flag.ACK:
                 self.path.pong_received(now)
+                self._protection.set_srtt(self.path.estimator.srtt)
                 self._settle_outstanding()
             else:
                 if self.session_stream.pending_acks:
@@ -727,9 +750,7 @@ class Connection:
         if self.phase.over:
             return None
         stream, path = self.session_stream, self.path
-        due = self._drain_deadline
-        if self._confirm_deadline is not None:
-            due = self._confirm_deadline
+        due = _earlier(self._drain_deadline, self._confirm_deadline)
         if stream.pending_acks and not stream.ack_now:
             due = _earlier(due, stream.ack_pending_since + limits.MAX_ACK_DELAY)
         if self.phase is Phase.CLOSING:
@@ -833,9 +854,9 @@ class Connection:
             self._fail(ProtocolViolationError("too many packets failed to open; the session was closed"))
         if self.phase.over:
             return
-        if assembler.run_bytes and (self.reader_waits or assembler.run_bytes > stream.window.window >> 2):
-            if not self._split_now():
-                return
+        unsplit = assembler.run_bytes
+        if unsplit and (self.reader_waits or unsplit > stream.window.window >> 2) and not self._split_now():
+            return
         if assembler.messages:
             self.progress = True
         if stream.pending_acks >= limits.ACK_EVERY_PIPE:
@@ -922,8 +943,14 @@ class Connection:
         self._memory.release(self)
         self._ready = None
         if not self._close_copies:
-            self._owed = self.session_stream.ack_now = False
-            self._protection.close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """The last packet is sealed, or can no longer leave: keys and buffers go, only what can be read stays."""
+        self._close_copies = 0
+        self._owed = self.session_stream.ack_now = False
+        self._protection.close()
+        self.session_stream.drop()
 
     def _move(self, trigger: Trigger, reason: str) -> None:
         old = self.phase

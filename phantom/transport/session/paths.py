@@ -1,4 +1,4 @@
-"""A path: one leg attached to the session under a path id, with its estimator and its liveness (wire-native §18.1, §20.1)."""
+"""A path: one leg of the session under its path id, with estimator and liveness (wire-native §18.1, §20.1)."""
 
 from __future__ import annotations
 

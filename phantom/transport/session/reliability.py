@@ -57,7 +57,7 @@ class RttEstimator:
 
 
 class Segment:
-    """One reliable segment: ``parts`` is its plaintext with the four bytes of ``stream_offset`` first, ``size`` its data bytes."""
+    """One reliable segment: ``parts`` is its plaintext, ``stream_offset`` first; ``size`` counts its data bytes."""
 
     __slots__ = ("acked", "ends", "parts", "sends", "sent_at", "size")
 

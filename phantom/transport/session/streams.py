@@ -121,6 +121,15 @@ class Stream:
         queue.appendleft(Segment([SLOT, data[room:]], segment.size - room, segment.ends))
         queue.appendleft(Segment([SLOT, data[:room]], room, 0))
 
+    def drop(self) -> None:
+        """The session is over: forgets what was not acknowledged, and what waits behind a gap."""
+        self._queue = None
+        self._parts = [SLOT]
+        self._size = self._ends = 0
+        self.resend = None
+        self.outstanding.segments.clear()
+        self.reassembly.drop()
+
     def _close_segment(self) -> None:
         if self._queue is None:
             self._queue = deque()
