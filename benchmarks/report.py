@@ -1,0 +1,152 @@
+"""A run as JSON and as a Markdown page."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import ssl
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import TO_ANCHOR, Options, Row, number
+from benchmarks.peers import native
+from benchmarks.targets import judge
+
+_ROOT = Path(__file__).resolve().parents[1]
+_PACKAGES = ("phantom", "cryptography", "blake3", "uvloop")
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what the numbers were made; no names of hosts or people."""
+    from cryptography.hazmat.backends.openssl import backend
+
+    return {
+        "cpu": _cpu_model(),
+        "cpus": os.cpu_count(),
+        "memory MiB": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "cryptography's OpenSSL": backend.openssl_version_text(),
+        "ssl's OpenSSL": ssl.OPENSSL_VERSION,
+        "C program's OpenSSL": native.openssl_version(),
+        "commit": _commit(),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=_ROOT, capture_output=True, text=True
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def write(folder: Path, rows: list[Row], options: Options, groups: list[str], loads: list[list[float]]) -> list[Path]:
+    """``latest.json`` and ``latest.md`` in ``folder``; their paths. ``loads``: the load average before and after."""
+    found = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": " ".join(["python -m benchmarks.run", *map(shlex.quote, sys.argv[1:])]),
+        "groups": groups,
+        "options": asdict(options),
+        "load average before": loads[0],
+        "load average after": loads[1],
+        "machine": machine(),
+        "targets": [asdict(outcome) for outcome in judge(rows)],
+        "rows": [row.as_dict() for row in rows],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    data, page = folder / "latest.json", folder / "latest.md"
+    data.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    page.write_text(markdown(found, rows), encoding="utf-8")
+    return [data, page]
+
+
+def markdown(found: dict[str, Any], rows: list[Row]) -> str:
+    """The page of a run."""
+    where = found["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
+    load = [" ".join(f"{value:.2f}" for value in found[f"load average {when}"]) for when in ("before", "after")]
+    out = [
+        "# Benchmark results",
+        "",
+        "Made by `" + found["command"] + "`; how to read it: [BENCHMARKS.md](../../BENCHMARKS.md).",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| date | {found['date']} |",
+        f"| commit | {where['commit']} |",
+        f"| machine | {where['cpu']}, {where['cpus']} CPUs, {where['memory MiB']} MiB |",
+        f"| system | {where['system']} |",
+        f"| Python | {where['python']}; {packages} |",
+        f"| OpenSSL | Phantom: {where[_C]}; TLS rows: {where[_S]}; C rows: {where[_N]} |",
+        f"| load average (1, 5, 15 min) | {load[0]} before, {load[1]} after |",
+        f"| rounds | {found['options']['rounds']}, transfers of {found['options']['seconds']:g} s |",
+        "",
+        *_target_table(found["targets"]),
+    ]
+    seen: list[tuple[str, tuple[str, ...]]] = []
+    for row in rows:
+        shape = (row.group, tuple(name for name in row.values if not name.endswith(TO_ANCHOR)))
+        if not row.skipped and shape not in seen:
+            seen.append(shape)
+    for group, quantities in seen:
+        of_group = [row for row in rows if row.group == group]
+        out += _table(group, quantities, [row for row in of_group if row.skipped or quantities[0] in row.values])
+    skipped = [row for row in rows if row.skipped]
+    if skipped:
+        out += ["", "## Skipped", ""]
+        out += [f"- **{row.group}, {row.case}, {row.name}**: {row.skipped}" for row in skipped]
+    return "\n".join(out) + "\n"
+
+
+_C, _S, _N = "cryptography's OpenSSL", "ssl's OpenSSL", "C program's OpenSSL"
+
+
+def _target_table(targets: list[dict[str, Any]]) -> list[str]:
+    out = ["## Targets", "", "| row | what | target | measured | |", "| --- | --- | --- | --- | --- |"]
+    verdicts = {True: "met", False: "**not met**", None: "not measured"}
+    return out + [
+        f"| {one['number']} | {one['text']} | {one['bound']} | {number(one['value'])} | {verdicts[one['met']]} |"
+        for one in targets
+    ]
+
+
+def _table(group: str, quantities: tuple[str, ...], rows: list[Row]) -> list[str]:
+    """Medians; in parentheses the ratio to the first row of the case; ± half the distance between the quartiles."""
+    out = ["", f"## {group}", "", f"| | | {' | '.join(quantities)} |", "| --- | --- |" + " --- |" * len(quantities)]
+    case = ""
+    for row in rows:
+        cells = [_cell(row, name) for name in quantities] if not row.skipped else ["skipped"] * len(quantities)
+        out.append(f"| {row.case if row.case != case else ''} | {row.name} | {' | '.join(cells)} |")
+        case = row.case
+    return out
+
+
+def _cell(row: Row, name: str) -> str:
+    text = number(row.median(name))
+    spread, ratio = row.spread(name), row.median(name + TO_ANCHOR)
+    if spread is not None:
+        text += f" ± {spread * 100:.0f} %"
+    return text if ratio is None else f"{text} ({number(ratio)}×)"
