@@ -545,6 +545,7 @@ class Connection:
         stream, reassembly, assembler = self.session_stream, self.session_stream.reassembly, self.assembler
         protection, path_id = self._protection, self.path.id
         assembler.held = self._memory.used_up  # others may have used it up since the last batch
+        limit = stream.window.limit
         packets = 0
         failure: FrameTooLargeError | None = None
         at = start
@@ -572,6 +573,7 @@ class Connection:
                     and unpack(buf, plain)[0] == reassembly.next_index
                     and reassembly.store is None
                     and reassembly.fin_index is None
+                    and stream.received < limit
                 ):
                     reassembly.next_index += 1
                     if not stream.pending_acks:
@@ -672,7 +674,7 @@ class Connection:
         stream = self.session_stream
         index = _U32.unpack_from(plaintext)[0]
         data = plaintext[4:]
-        verdict = stream.reassembly.segment(index, data, fin=fin)
+        verdict = stream.reassembly.segment(index, data, room=stream.window.limit - stream.received, fin=fin)
         if verdict is Verdict.VIOLATION:
             self.counters.protocol_violation += 1
         if not verdict.acknowledged:

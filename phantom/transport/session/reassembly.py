@@ -78,14 +78,19 @@ class Reassembly:
         self.store = None
         self.stored = 0
 
-    def segment(self, index: int, data: bytes, *, fin: bool = False) -> Verdict:
-        """Takes one segment (any order, any number of copies) and says what became of it."""
+    def segment(self, index: int, data: bytes, *, room: int, fin: bool = False) -> Verdict:
+        """Takes one segment (any order, any number of copies) and says what became of it.
+
+        ``room`` is the advertised limit less what arrived in order, in bytes: the store and one segment more fit in.
+        """
         if index < self.next_index:
             return self._known(index, fin)
         if self.store is not None and index in self.store:
             return self._known(index, fin)
         if self._breaks_a_rule(index, data, fin):
             return Verdict.VIOLATION
+        if data and self.stored >= room:
+            return Verdict.REFUSED
         if index != self.next_index and not self._has_room(len(data)):
             return Verdict.REFUSED
         if fin:

@@ -250,21 +250,26 @@ def test_a_reader_that_took_everything_and_does_not_ask_again_is_charged_nothing
 def test_the_session_charged_most_ends_with_code_3_and_really_lets_go() -> None:
     memory = ReceiveMemory(4 * MiB)
     (victim, bad), (other, good) = (server_with_peer(memory=memory) for _ in range(2))
+    others = holders(10)
+    for hog in others:
+        hog.reports(memory, 330 * KiB)
     good.give(good.data(0, message(b"kept")))
     woken: list[str] = []
     victim.conn.wake = lambda: woken.append("victim")
-    bad.give(bad.data(1, b"early"))
-    index = 2
+    bad.give(*(bad.data(index, message(pattern(60_000))) for index in range(9)), bad.data(20, b"early"))
+    victim.emit(0.0)
+    index = 21
     while victim.conn.phase is Phase.ESTABLISHED:
-        bad.give(bad.data(index, bytes(60_000)))  # a peer that respects nothing: behind a gap, without window
+        bad.give(bad.data(index, b"x"))
         victim.emit(0.0)
         index += 1
-        assert memory.charged < 4.5 * MiB + 60_068
+        assert memory.charged < 4.5 * MiB + 65
     assert isinstance(victim.conn.end_error(), BusyError)
     assert woken == ["victim"]
     assert victim.conn.session_stream.reassembly.store is None
     assert victim.read(0.0) == []
-    assert memory.charged == 4 + 64
+    assert memory.charged == 3300 * KiB + 4 + 64
+    assert not any(hog.ended for hog in others)
     assert other.read(0.0) == [b"kept"]
 
 

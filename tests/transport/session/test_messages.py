@@ -170,7 +170,9 @@ def test_fin_ends_the_messages_and_drops_the_unfinished_one() -> None:
 
 def test_fin_behind_a_backlog_drops_the_unfinished_message_once_it_comes_up() -> None:
     engine, peer = server_with_peer()
-    peer.give(peer.data(0, message(pattern(CAP))), peer.data(1, message(b"last") + (9000).to_bytes(4, "big") + b"half"))
+    peer.give(peer.data(0, message(pattern(CAP))))
+    peer.see()
+    peer.give(peer.data(1, message(b"last") + (9000).to_bytes(4, "big") + b"half"))
     peer.give(peer.data(2, b"", flags.DATA_FIN))
     assert engine.read(0.0) == [pattern(CAP), b"last"]
     assert engine.memory.charged == 0
