@@ -716,7 +716,7 @@ class Connection:
         if sample is not None and sample.sends == 1:
             self.path.estimator.sample(now - sample.sent_at, ack_delay_us / 1e6)
             self._protection.set_srtt(self.path.estimator.srtt)
-        refused = [index for index, segment in outstanding.refused(largest) if segment.sends == 1]
+        refused = outstanding.refused(largest)
         if refused:
             self._resend(stream, refused)
         if stream.blocked:

@@ -7,6 +7,7 @@ cursor); everything else comes here: duplicates, gaps, announcements, FIN.
 from __future__ import annotations
 
 import enum
+from bisect import bisect_right
 
 from phantom import limits
 from phantom.transport.packet import frames
@@ -32,12 +33,14 @@ class Verdict(enum.Enum):
 class Reassembly:
     """Receive side of one stream: the in-order cursor, the store of early segments, the FIN.
 
-    ``max_segments`` and ``max_bytes`` bound the store (§14.3); ``announced`` tells that an empty segment at index 0
+    ``max_segments`` and ``max_bytes`` bound the store (§14.3); ``announcements`` tells that an empty segment at index 0
     is the opener's announcement (application streams only). Not task safe; owned by one connection.
     """
 
     __slots__ = (
         "_announcements",
+        "_highs",
+        "_lows",
         "_max_bytes",
         "_max_segments",
         "_ready",
@@ -57,6 +60,8 @@ class Reassembly:
         self.next_index = 0
         self.store: dict[int, bytes] | None = None
         self.stored = 0
+        self._lows: list[int] = []  # of the islands in the store
+        self._highs: list[int] = []
         self.fin_index: int | None = None
         self._announcements = announcements
         self._max_segments = max_segments
@@ -77,6 +82,8 @@ class Reassembly:
         """Forgets the early segments."""
         self.store = None
         self.stored = 0
+        self._lows.clear()
+        self._highs.clear()
 
     def segment(self, index: int, data: bytes, *, room: int, fin: bool = False) -> Verdict:
         """Takes one segment (any order, any number of copies) and says what became of it.
@@ -100,6 +107,7 @@ class Reassembly:
                 self.store = {}
             self.store[index] = data
             self.stored += len(data)
+            self._note(index)
             return Verdict.BUFFERED
         self._ready.append(data)
         self.next_index += 1
@@ -112,14 +120,12 @@ class Reassembly:
         return ready
 
     def islands(self) -> list[tuple[int, int]]:
-        """Ranges (low, high) of the store, above the delivered prefix; ascending, inclusive, not touching."""
-        ranges: list[tuple[int, int]] = []
-        for index in sorted(self.store or ()):
-            if ranges and ranges[-1][1] == index - 1:
-                ranges[-1] = (ranges[-1][0], index)
-            else:
-                ranges.append((index, index))
-        return ranges
+        """Ranges (low, high) of the store, ascending, inclusive, not touching: the lowest and as many of the highest
+        as a SACK takes."""
+        lows, highs, most = self._lows, self._highs, limits.MAX_SACK_RANGES
+        if len(lows) <= most:
+            return list(zip(lows, highs, strict=True))
+        return [(lows[0], highs[0]), *zip(lows[-most:], highs[-most:], strict=True)]
 
     def sack(self, ack_delay_us: int) -> bytes:
         """SACK plaintext of §14.4 for the present state; at least one segment must have been acknowledged."""
@@ -132,13 +138,28 @@ class Reassembly:
     def _breaks_a_rule(self, index: int, data: bytes, fin: bool) -> bool:
         if self.fin_index is not None and (fin or index > self.fin_index):
             return True
-        if fin and self.store and index < max(self.store):
+        if fin and self._highs and index < self._highs[-1]:
             return True
         return not data and not fin and not (self._announcements and index == 0)
 
     def _has_room(self, size: int) -> bool:
         held = len(self.store) if self.store is not None else 0
         return held < self._max_segments and self.stored + size <= self._max_bytes
+
+    def _note(self, index: int) -> None:
+        """Keeps the islands of the store: sorting it for each SACK would let a peer buy work with small packets."""
+        lows, highs = self._lows, self._highs
+        at = bisect_right(lows, index)
+        joins_above = at < len(lows) and lows[at] == index + 1
+        if at and highs[at - 1] == index - 1:
+            highs[at - 1] = highs[at] if joins_above else index
+            if joins_above:
+                del lows[at], highs[at]
+        elif joins_above:
+            lows[at] = index
+        else:
+            lows.insert(at, index)
+            highs.insert(at, index)
 
     def _drain(self) -> None:
         store = self.store
@@ -149,5 +170,7 @@ class Reassembly:
             self.stored -= len(data)
             self._ready.append(data)
             self.next_index += 1
+        if self._lows[0] < self.next_index:
+            del self._lows[0], self._highs[0]
         if not store:
             self.store = None

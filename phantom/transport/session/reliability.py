@@ -1,11 +1,12 @@
 """Acknowledgement and loss recovery of reliable segments (wire-native §14.4, §14.5, §14.9).
 
-``SendBuffer`` holds one stream's segments that are outstanding; ``RttEstimator`` is the RFC 6298 state of one path.
+``OutstandingSegments`` holds one stream's segments that are outstanding; ``RttEstimator`` is the RFC 6298 state of one path.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import Any
 
 from phantom import limits
@@ -73,10 +74,11 @@ class Segment:
 class OutstandingSegments:
     """Segments sent and not yet acknowledged, by index; ``base`` is the lowest index still held."""
 
-    __slots__ = ("base", "bytes", "segments")
+    __slots__ = ("_judged", "base", "bytes", "segments")
 
     def __init__(self) -> None:
         self.base = 0
+        self._judged = 0  # indices below it were acknowledged, or named as refused
         self.bytes = 0
         self.segments: deque[Segment] = deque()
 
@@ -93,36 +95,45 @@ class OutstandingSegments:
     def acknowledge(self, ranges: list[tuple[int, int]]) -> tuple[int, Segment | None]:
         """Applies SACK ranges (low, high), descending. Returns the bytes newly acknowledged and, if the largest index
         was newly acknowledged, its segment (for an RTT sample)."""
-        segments, base = self.segments, self.base
+        segments = self.segments
         sample: Segment | None = None
         freed = 0
         largest = ranges[0][1]
-        if largest >= base and not segments[largest - base].acked:
-            sample = segments[largest - base]
-        for low, high in ranges:
-            if low <= base:
-                while segments and self.base <= high:
-                    segment = segments.popleft()
-                    self.base += 1
-                    if not segment.acked:
-                        freed += segment.size
-                continue
-            for position in range(low - base, high - base + 1):
-                segment = segments[position]
+        if largest >= self.base and not segments[largest - self.base].acked:
+            sample = segments[largest - self.base]
+        islands = len(ranges)
+        while islands and ranges[islands - 1][0] <= self.base:
+            islands -= 1
+            high = ranges[islands][1]
+            while segments and self.base <= high:
+                segment = segments.popleft()
+                self.base += 1
                 if not segment.acked:
-                    segment.acked = True
-                    segment.parts = []
                     freed += segment.size
+        if islands:  # one pass over the queue, whatever the peer puts into its SACK
+            walk, at = iter(segments), self.base
+            for low, high in reversed(ranges[:islands]):
+                for segment in islice(walk, low - at, high + 1 - at):
+                    if not segment.acked:
+                        segment.acked = True
+                        segment.parts = []
+                        freed += segment.size
+                at = high + 1
         while segments and segments[0].acked:
             segments.popleft()
             self.base += 1
         self.bytes -= freed
         return freed, sample
 
-    def refused(self, largest: int) -> list[tuple[int, Segment]]:
-        """Unacknowledged segments below ``largest``: on a byte pipe the receiver refused them (§14.9)."""
-        return [
-            (self.base + position, segment)
-            for position, segment in zip(range(max(0, largest - self.base)), self.segments, strict=False)
-            if not segment.acked
-        ]
+    def refused(self, largest: int) -> list[int]:
+        """Indices below ``largest`` that are not acknowledged: on a byte pipe the receiver refused them (§14.9).
+
+        Each is named once; from then on it is the timer's.
+        """
+        first = max(self.base, self._judged)
+        if largest <= first:
+            return []
+        self._judged = largest
+        skip = first - self.base
+        suspects = islice(self.segments, skip, largest - self.base)
+        return [index for index, segment in enumerate(suspects, first) if not segment.acked and segment.sends == 1]
