@@ -1,5 +1,6 @@
 """Phantom: post-quantum-secure sessions to a pinned peer. The public names, nothing else."""
 
+from phantom import errors
 from phantom.api.connecting import Connecting, connect, connect_pinned
 from phantom.api.identity import (
     HybridSigningKey,
@@ -10,9 +11,11 @@ from phantom.api.identity import (
 from phantom.api.listener import AcceptOutcome, Binding, PhantomListener, listen
 from phantom.api.session import HandshakeInfo, Negotiated, PhantomSession
 from phantom.config import PhantomConfig
+from phantom.crypto.pins import Pin, Pins
+from phantom.crypto.rng import RngProvider
 from phantom.errors import *  # noqa: F403 - the error tree is public as a whole
-from phantom.errors import __all__ as _errors
 from phantom.observability.metrics import MetricsSnapshot
+from phantom.runtime import Runtime
 from phantom.transport.legs.base import SessionTransport
 from phantom.transport.session.events import StateChanged
 from phantom.transport.session.states import ConnectionState
@@ -32,6 +35,10 @@ __all__ = [
     "PhantomConfig",
     "PhantomListener",
     "PhantomSession",
+    "Pin",
+    "Pins",
+    "RngProvider",
+    "Runtime",
     "SessionTransport",
     "StateChanged",
     "connect",
@@ -39,5 +46,5 @@ __all__ = [
     "generate_signing_key",
     "listen",
     "verifying_key_from_signing_key",
-    *_errors,
 ]
+__all__ += errors.__all__

@@ -18,13 +18,15 @@ _SUITES: Final = ("auto", "aes-256-gcm", "chacha20-poly1305")
 _PROVIDERS: Final = ("auto", "openssl", "pqcrypto")
 _COOKIE: Final = ("auto", "always")
 
-# field -> (lowest, highest) permitted number
-_RANGES: Final[dict[str, tuple[float, float]]] = {
+# field -> (lowest, highest)
+_SECONDS: Final[dict[str, tuple[float, float]]] = {
     "keepalive_interval": (1.0, 86400.0),
     "connect_timeout": (0.1, 3600.0),
     "handshake_timeout": (0.1, 3600.0),
     "close_timeout": (0.0, 86400.0),
     "silence_floor": (0.1, 3600.0),
+}
+_COUNTS: Final[dict[str, tuple[int, int]]] = {
     "send_segments": (limits.MIN_PENDING, limits.MAX_PENDING),
     "recv_segments": (limits.MIN_PENDING, limits.MAX_REORDER_SEGMENTS),
     "bulk_chunk": (limits.BULK_CHUNK_MIN, limits.BULK_CHUNK_MAX),
@@ -38,6 +40,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "max_inflight_handshakes": (1, 1 << 16),
     "max_inflight_per_source": (1, 1 << 16),
 }
+_MAY_BE_NONE: Final = frozenset({"keepalive_interval", "close_timeout", "recv_memory"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,24 +95,27 @@ class PhantomConfig:
 
     def __post_init__(self) -> None:
         """Checks every field."""
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise ConfigError(f"{name} must be between {low:g} and {high:g}, not {value!r}")
+        for name, bounds in _SECONDS.items():
+            self._check(name, "a number of seconds", (int, float), bounds)
+        for name, counts in _COUNTS.items():
+            self._check(name, "a whole number", (int,), counts)
         for name, allowed in (("suite", _SUITES), ("provider", _PROVIDERS), ("cookie", _COOKIE)):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         if self.frame_cap < self.bulk_chunk + limits.CHUNK_SLACK + 73:
             raise ConfigError("frame_cap must hold a packet of bulk_chunk bytes")
-        bounds = [bound for bound, _ in self.load_tiers]
-        if bounds != sorted(bounds) or any(
-            not 0 <= bits <= limits.MAX_CLIENT_POW_DIFFICULTY for _, bits in self.load_tiers
-        ):
+        if not _are_tiers(self.load_tiers):
             raise ConfigError(
-                "load_tiers must be (count, difficulty) pairs, ascending, with difficulties of at most 24 bits"
+                "load_tiers must be (count, difficulty) pairs of whole numbers, ascending, difficulties at most 24"
             )
+
+    def _check(self, name: str, what: str, kinds: tuple[type, ...], bounds: tuple[float, float]) -> None:
+        value = getattr(self, name)
+        if value is None and name in _MAY_BE_NONE:
+            return
+        low, high = bounds
+        if type(value) not in kinds or not low <= value <= high:
+            raise ConfigError(f"{name} must be {what} between {low:g} and {high:g}, not {value!r}")
 
     def replace(self, **changes: Any) -> PhantomConfig:
         """A copy with some fields changed; ConfigError for an unknown name or a bad value."""
@@ -147,6 +153,14 @@ class PhantomConfig:
             if limit is not None:
                 known.append(limit // 4)
         return max(min(known), limits.MiB)
+
+
+def _are_tiers(tiers: Any) -> bool:
+    if not isinstance(tiers, tuple) or not all(isinstance(tier, tuple) and len(tier) == 2 for tier in tiers):
+        return False
+    if not all(type(number) is int and number >= 0 for tier in tiers for number in tier):
+        return False
+    return sorted(tiers) == list(tiers) and all(bits <= limits.MAX_CLIENT_POW_DIFFICULTY for _, bits in tiers)
 
 
 def _number_in(path: Path) -> int | None:

@@ -1,6 +1,6 @@
-"""Every cap, timeout and threshold of the protocol, with its unit (wire-native §25; names and values are those of the table).
+"""Every cap, timeout and threshold of the protocol, with its unit (wire-native §25: names and values of its table).
 
-"wire" values are part of the protocol; "local" and "server" ones are defaults that may be configured or lowered in tests.
+Wire values are part of the protocol; the others are defaults that may be configured, or lowered in tests.
 """
 
 from __future__ import annotations

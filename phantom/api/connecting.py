@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Generator
 from types import TracebackType
 
@@ -15,7 +14,7 @@ from phantom.api.waiting import Deadline
 from phantom.config import PhantomConfig
 from phantom.crypto.pins import Pins, PinSet
 from phantom.crypto.rng import SYSTEM_RNG, RngProvider
-from phantom.errors import PhantomError, PhantomTimeoutError, UnsupportedError, ValidationError
+from phantom.errors import PhantomTimeoutError, ValidationError
 from phantom.runtime import AsyncioRuntime, Runtime
 from phantom.transport.handshake.initiator import Initiator
 from phantom.transport.legs.base import Leg, SessionTransport
@@ -79,6 +78,7 @@ class Connecting:
             await session.await_ready(deadline.left)
         except PhantomTimeoutError as error:
             handshake.abort()
+            session._abandon()
             if session.last_error() is not None:
                 raise
             raise PhantomTimeoutError(
@@ -86,6 +86,7 @@ class Connecting:
             ) from error
         except BaseException:
             handshake.abort()
+            session._abandon()
             leg.close(linger=False)
             raise
         return session

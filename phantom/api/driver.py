@@ -122,7 +122,12 @@ class SessionDriver:
         self.conn.abort(error)
         self._settle()
 
-    # --- the leg's owner ------------------------------------------------------------------------------------------------
+    def abandon(self) -> None:
+        """Nobody holds the session: ends it without a word and without lingering."""
+        self.leg_lost(None)
+        self._leg.close(linger=False)
+
+    # --- the leg's owner ----------------------------------------------------------------------------------------------
 
     @property
     def read_size(self) -> int:
@@ -165,7 +170,7 @@ class SessionDriver:
         self.conn.path_lost(self._runtime.monotonic(), error)
         self._settle()
 
-    # --- after every call -----------------------------------------------------------------------------------------------
+    # --- after every call ---------------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
         conn = self.conn

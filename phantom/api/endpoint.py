@@ -9,7 +9,7 @@ from typing import Final
 from phantom.crypto.pins import Pins, PinSet, parse_fingerprint
 from phantom.errors import ConfigError, UnsupportedError, ValidationError
 
-__all__ = ["Address", "LEGS_BUILT", "parse_address", "resolve_target"]
+__all__ = ["LEGS_BUILT", "Address", "parse_address", "resolve_target"]
 
 _LEGS: Final = ("tcp", "udp", "kcp", "faketls", "ws", "wss")
 LEGS_BUILT: Final = ("tcp",)

@@ -305,7 +305,7 @@ class ClientHandshake(_FramedHandshake):
 
 
 class ServerHandshake(_FramedHandshake):
-    """The responder on one accepted leg. A hello waits for its turn: signing costs, and a turn of the loop is bounded."""
+    """The responder on one accepted leg. A hello waits for its turn: signing costs, and turns of the loop are short."""
 
     __slots__ = ("_accept", "_ended", "_pending", "_responder", "_take_turn", "in_flight")
 

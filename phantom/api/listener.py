@@ -1,4 +1,4 @@
-"""``listen``: bound addresses, handshakes in their own turns, finished sessions to accept (surface §1.3, wire-native §8.7)."""
+"""``listen``: bound addresses, handshakes in turns, finished sessions to accept (surface §1.3, wire-native §8.7)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 from phantom import limits
 from phantom.api.endpoint import Address, parse_address
@@ -227,7 +227,7 @@ class PhantomListener:
             *(session.disconnect(ConnectionClosedError.code, grace) for session in list(self._sessions))
         )
 
-    async def __aenter__(self) -> PhantomListener:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -352,6 +352,11 @@ class PhantomListener:
         self._engine.establish(session, leg, result, seconds)
         self._accepted.append(AcceptOutcome(session, peer_addr))
         self._acceptors.wake(len(self._accepted))
+
+    def _put_back(self, outcome: AcceptOutcome) -> None:
+        """A session that was taken for a caller who is gone is the next one again."""
+        self._accepted.appendleft(outcome)
+        self._acceptors.wake(1)
 
     def _session_ended(self, session: PhantomSession) -> None:
         key = self._sessions.pop(session, None)

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+from weakref import WeakSet
 
 from phantom import limits
 from phantom.api.driver import SessionDriver
@@ -33,7 +34,7 @@ BytesLike = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Negotiated:
-    """What this session uses. ``version`` is that of its packets; ``receive_suite`` is None until the peer's first packet."""
+    """What this session uses: packet version, suites (``receive_suite`` is None until the peer's first packet), leg."""
 
     version: int
     suite: CipherSuite
@@ -69,10 +70,8 @@ class PhantomSession:
         "_early",
         "_early_bytes",
         "_error",
-        "_events",
         "_handshake",
         "_leg",
-        "_listeners",
         "_on_end",
         "_peer_addr",
         "_peer_key",
@@ -81,6 +80,7 @@ class PhantomSession:
         "_session_id",
         "_started",
         "_state",
+        "_streams",
     )
 
     def __init__(self, runtime: Runtime, config: PhantomConfig, peer_addr: str) -> None:
@@ -98,8 +98,7 @@ class PhantomSession:
         self._ready = WaitQueue(runtime)
         self._early: deque[bytes] = deque()  # messages sent before establishment (§7.6)
         self._early_bytes = 0
-        self._events: deque[StateChanged] | None = None
-        self._listeners: WaitQueue | None = None
+        self._streams: WeakSet[_EventStream] = WeakSet()
         self._connecting: Callable[[], None] | None = None  # aborts the handshake
         self._on_end: Callable[[PhantomSession], None] | None = None
         self._started = runtime.monotonic()
@@ -120,7 +119,7 @@ class PhantomSession:
 
         return connect_with_transport(peer_addr, transport, server_key, config=config, runtime=runtime, rng=rng)
 
-    # --- what it is -----------------------------------------------------------------------------------------------------
+    # --- what it is ---------------------------------------------------------------------------------------------------
 
     @property
     def id(self) -> str:
@@ -199,7 +198,7 @@ class PhantomSession:
             snapshot.rtt_us_path_0 = int(conn.path.estimator.srtt * 1e6)
         return snapshot
 
-    # --- readiness ------------------------------------------------------------------------------------------------------
+    # --- readiness ----------------------------------------------------------------------------------------------------
 
     async def await_ready(self, timeout: float | None = None) -> None:
         """Returns when the peer is authenticated; on an accepted session when its first packet has opened (§6.4).
@@ -216,7 +215,7 @@ class PhantomSession:
         if conn.phase.over:
             raise conn.end_error()
 
-    # --- messages -------------------------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------------------
 
     async def send(self, data: BytesLike, timeout: float | None = None) -> None:
         """Queues one message (0 B to 16 MiB) whole and returns; waits while more than 4 MiB are queued.
@@ -308,24 +307,15 @@ class PhantomSession:
         return waited
 
     def events(self) -> AsyncIterator[StateChanged]:
-        """Changes of state from now on, each with its reason; ends with the session. At most 256 wait unread."""
-        if self._events is None:
-            self._events = deque(maxlen=limits.EVENT_QUEUE)
-            self._listeners = WaitQueue(self._runtime)
-        return self._event_stream()
+        """Changes of state from now on, each with its reason; ends with the session.
 
-    async def _event_stream(self) -> AsyncIterator[StateChanged]:
-        events, waiters = self._events, self._listeners
-        assert events is not None
-        assert waiters is not None
-        while True:
-            while events:
-                yield events.popleft()
-            if self._state in _FINAL:
-                return
-            await waiters.wait(Deadline(self._runtime, None), "no event")
+        Every call gives an iterator of its own; at most 256 events wait unread in each, then the oldest is dropped.
+        """
+        stream = _EventStream(self)
+        self._streams.add(stream)
+        return stream
 
-    # --- the end --------------------------------------------------------------------------------------------------------
+    # --- the end ------------------------------------------------------------------------------------------------------
 
     async def disconnect(self, code: int = 0, timeout: float | None = None) -> bool:
         """Flushes, sends an encrypted CLOSE with ``code`` (0 to 65535) and releases the transport; idempotent.
@@ -355,7 +345,7 @@ class PhantomSession:
             raise
         return conn.unacknowledged == 0
 
-    async def __aenter__(self) -> PhantomSession:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -373,7 +363,7 @@ class PhantomSession:
     def __repr__(self) -> str:
         return f"<PhantomSession {self.id[:8] or 'connecting'} {self._peer_addr} {self._state.name.lower()}>"
 
-    # --- for the handshake drivers ----------------------------------------------------------------------------------------
+    # --- for the handshake drivers ------------------------------------------------------------------------------------
 
     def _attach(
         self,
@@ -397,6 +387,17 @@ class PhantomSession:
         driver.start()
         self._ready.wake_all()
 
+    def _put_back(self, message: bytes) -> None:
+        """A message that was taken for a caller who is gone is the next one again."""
+        if self._driver is not None:
+            self._driver.messages.appendleft(message)
+            self._driver.readers.wake(1)
+
+    def _abandon(self) -> None:
+        """The caller of connect is gone: what the handshake made must not live on unowned."""
+        if self._driver is not None:
+            self._driver.abandon()
+
     def _fail_connecting(self, error: PhantomError) -> None:
         """The handshake failed, or the session was closed before it ended."""
         if self._driver is not None or self._error is not None:
@@ -406,7 +407,7 @@ class PhantomSession:
         self._ready.wake_all()
         self._end()
 
-    # --- small steps ------------------------------------------------------------------------------------------------------
+    # --- small steps --------------------------------------------------------------------------------------------------
 
     def _own(self, data: BytesLike) -> bytes:
         if isinstance(data, bytes | bytearray | memoryview):
@@ -453,14 +454,38 @@ class PhantomSession:
 
     def _move(self, event: StateChanged) -> None:
         self._state = event.new
-        if self._events is not None and self._listeners is not None:
-            self._events.append(event)
-            self._listeners.wake_all()
+        for stream in self._streams:
+            stream._push(event)
 
     def _end(self) -> None:
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
             on_end(self)
+
+
+class _EventStream:
+    """One reader's view of a session's events."""
+
+    __slots__ = ("__weakref__", "_events", "_session", "_waiters")
+
+    def __init__(self, session: PhantomSession) -> None:
+        self._session = session
+        self._events: deque[StateChanged] = deque(maxlen=limits.EVENT_QUEUE)
+        self._waiters = WaitQueue(session._runtime)
+
+    def __aiter__(self) -> _EventStream:
+        return self
+
+    async def __anext__(self) -> StateChanged:
+        while not self._events:
+            if self._session.state in _FINAL:
+                raise StopAsyncIteration
+            await self._waiters.wait(Deadline(self._session._runtime, None), "no event")
+        return self._events.popleft()
+
+    def _push(self, event: StateChanged) -> None:
+        self._events.append(event)
+        self._waiters.wake_all()
 
 
 _FINAL = (ConnectionState.FAILED, ConnectionState.CLOSED, ConnectionState.DEAD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from weakref import WeakSet
 
 from phantom.config import PhantomConfig
 from phantom.crypto.providers import Provider, get_provider
@@ -11,17 +12,27 @@ from phantom.transport.session.memory import ReceiveMemory
 
 __all__ = ["process_memory", "self_tested_provider"]
 
-_local = threading.local()  # an account is not synchronised: each loop thread has its own
+_lock = threading.Lock()
+_local = threading.local()
+_accounts: WeakSet[ReceiveMemory] = WeakSet()
+_process = ReceiveMemory(0)  # only its capacity counts: what all accounts together may hold
 
 
 def process_memory(config: PhantomConfig) -> ReceiveMemory:
-    """The account of this thread; the smallest capacity that any configuration asked for holds (§14.11)."""
-    capacity = config.effective_recv_memory()
-    memory: ReceiveMemory | None = getattr(_local, "memory", None)
-    if memory is None:
-        memory = _local.memory = ReceiveMemory(capacity)
-    elif config.recv_memory is not None:
-        memory.capacity = capacity
+    """The account of this thread's loop: an even share of what the process may hold (§14.11).
+
+    An account is not synchronised, so each loop thread has one; together they keep to the capacity. The last
+    configuration that names ``recv_memory`` decides it for the process.
+    """
+    with _lock:
+        if config.recv_memory is not None or not _process.capacity:
+            _process.capacity = config.effective_recv_memory()
+        memory: ReceiveMemory | None = getattr(_local, "memory", None)
+        if memory is None:
+            memory = _local.memory = ReceiveMemory()
+            _accounts.add(memory)
+        for account in _accounts:
+            account.capacity = _process.capacity // len(_accounts)
     return memory
 
 

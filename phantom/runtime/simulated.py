@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class SimulatedRuntime(AsyncioRuntime):
-    """Wall clock = ``epoch`` + the loop's time; work that others do in threads is done in place, so runs repeat exactly."""
+    """Wall clock = ``epoch`` + the loop's time; work for threads is done in place, so that runs repeat exactly."""
 
     __slots__ = ()
 

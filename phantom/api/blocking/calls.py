@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from phantom.api import connecting, listener
 from phantom.api import session as aio
@@ -45,7 +45,10 @@ def _in_loop(function: Callable[[], T]) -> T:
 
 
 class PhantomSession:
-    """A session; see ``phantom.PhantomSession``. Leaving ``with`` closes it and raises if something was not acknowledged."""
+    """A session; see ``phantom.PhantomSession``.
+
+    Leaving ``with`` closes it and raises if something was not acknowledged.
+    """
 
     __slots__ = ("_session",)
 
@@ -116,7 +119,7 @@ class PhantomSession:
 
     def recv(self, timeout: float | None) -> bytes:
         """The next message."""
-        return run(self._session.recv(timeout))
+        return run(self._session.recv(timeout), self._session._put_back)
 
     def flush_queue(self, timeout: float | None) -> int:
         """Waits until everything queued so far is acknowledged; the number of bytes it waited for."""
@@ -137,7 +140,7 @@ class PhantomSession:
                 raise
             yield message
 
-    def __enter__(self) -> PhantomSession:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -195,7 +198,7 @@ class PhantomListener:
 
     def accept(self, timeout: float | None) -> AcceptOutcome:
         """The next established session."""
-        outcome = run(self._listener.accept(timeout))
+        outcome = run(self._listener.accept(timeout), self._listener._put_back)
         return AcceptOutcome(PhantomSession(outcome.session), outcome.peer_addr)
 
     def shutdown(self) -> None:
@@ -215,7 +218,7 @@ class PhantomListener:
                 return
             yield outcome
 
-    def __enter__(self) -> PhantomListener:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -234,7 +237,7 @@ def connect(
 ) -> PhantomSession:
     """``phantom.connect``, blocking; ``timeout`` None means the default of 20 s."""
     waiting = connecting.connect(target, pin, config=config, timeout=timeout, rng=rng)
-    return PhantomSession(run(_await(waiting)))
+    return PhantomSession(run(_await(waiting), aio.PhantomSession._abandon))
 
 
 def connect_pinned(
@@ -249,7 +252,7 @@ def connect_pinned(
 ) -> PhantomSession:
     """``phantom.connect_pinned``, blocking."""
     waiting = connecting.connect_pinned(host, port, pinned_key, leg=leg, config=config, timeout=timeout, rng=rng)
-    return PhantomSession(run(_await(waiting)))
+    return PhantomSession(run(_await(waiting), aio.PhantomSession._abandon))
 
 
 def listen(
@@ -261,4 +264,4 @@ def listen(
 ) -> PhantomListener:
     """``phantom.listen``, blocking: returns the bound listener."""
     waiting = listener.listen(*addresses, key=key, reuse_port=reuse_port, config=config, rng=rng)
-    return PhantomListener(run(_await(waiting)))
+    return PhantomListener(run(_await(waiting), listener.PhantomListener.shutdown))

@@ -7,8 +7,8 @@ import concurrent.futures
 import os
 import signal
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
 from phantom.errors import RuntimeInitError
 
@@ -33,7 +33,7 @@ class _LoopThread:
         with self._lock:
             if self._forked:
                 raise RuntimeInitError(
-                    "this process was forked after Phantom's loop thread had started; use exec, or connect after forking"
+                    "this process was forked after Phantom's loop thread had started; exec, or connect after forking"
                 )
             if self._loop is None:
                 started: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
@@ -69,10 +69,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_thread.forget)
 
 
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
+def run(coroutine: Coroutine[Any, Any, T], undo: Callable[[T], None] | None = None) -> T:
     """Runs ``coroutine`` on the loop thread and waits for it; an interrupt of the caller cancels it there.
 
-    Thread safe. Raises what the coroutine raises; RuntimeInitError inside the loop thread or after a fork.
+    If it had finished when the interrupt struck, ``undo`` gets its result, on the loop thread: what nobody received
+    must not be lost. Thread safe. Raises what the coroutine raises; RuntimeInitError inside the loop thread or after
+    a fork.
     """
     try:
         if _thread.inside():
@@ -81,9 +83,46 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     except BaseException:
         coroutine.close()
         raise
-    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    call = _Call(coroutine, undo)
+    loop.call_soon_threadsafe(call.start)
     try:
-        return future.result()
+        call.ended.wait()
+        return call.take()
     except BaseException:
-        future.cancel()
+        loop.call_soon_threadsafe(call.abandon)
         raise
+
+
+class _Call(Generic[T]):
+    """One call on the loop thread; everything but ``ended`` and ``take`` happens there."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], undo: Callable[[T], None] | None) -> None:
+        self.ended = threading.Event()
+        self._coroutine = coroutine
+        self._undo = undo
+        self._task: asyncio.Task[T] | None = None
+        self._taken = False
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._coroutine)
+        self._task.add_done_callback(lambda _: self.ended.set())
+
+    def take(self) -> T:
+        """What the call came to, for its caller."""
+        assert self._task is not None
+        self._taken = True
+        return self._task.result()
+
+    def abandon(self) -> None:
+        """The caller was interrupted."""
+        task = self._task
+        assert task is not None
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(self._give_back)
+        elif not self._taken:
+            self._give_back(task)
+
+    def _give_back(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled() and task.exception() is None and self._undo is not None:
+            self._undo(task.result())

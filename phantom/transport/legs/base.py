@@ -31,7 +31,7 @@ class Timer(Protocol):
 
 
 class LegRuntime(Protocol):
-    """What legs need of the runtime, which is handed to them (``phantom.runtime``): tasks, timers, the clock."""
+    """What legs need of the runtime that is handed to them (``phantom.runtime``): tasks, timers, clock."""
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> Task:
         """Runs ``coroutine`` beside the caller."""
@@ -48,13 +48,13 @@ class LegRuntime(Protocol):
 
 @runtime_checkable
 class SessionTransport(Protocol):
-    """A message transport supplied by a user: one call, one whole message. Optional attribute ``leg``: its label."""
+    """A message transport of the user's: one call, one whole message. Optional attribute ``leg``: its label."""
 
     async def send_bytes(self, data: bytes) -> None:
-        """Sends one message; returns when it may be forgotten. Raises OSError or NetworkError when the transport broke."""
+        """Sends one message; returns when it may be forgotten. Whatever it raises ends the session."""
 
     async def recv_bytes(self) -> bytes:
-        """The next whole message, b"" at the end. Raises OSError or NetworkError when the transport broke."""
+        """The next whole message, b"" at the end. Whatever it raises ends the session."""
 
     async def close(self) -> None:
         """Releases it; pending calls end."""
@@ -72,7 +72,7 @@ class LegOwner(Protocol):
         """Bytes of buffer that :meth:`leg_fill` needs to make progress with the largest packet."""
 
     def leg_received(self, buf: bytearray, view: memoryview, start: int, end: int) -> int:
-        """Bytes arrived; consumes whole frames from ``buf[start:end]`` and returns how far it got. The window is lent."""
+        """Bytes arrived: takes whole frames from ``buf[start:end]`` and returns how far it got. The window is lent."""
 
     def leg_fill(self, buf: bytearray, view: memoryview, at: int, cap: int) -> int:
         """Writes frames that are due into ``buf[at:cap]`` and returns the end; ``at`` when there is nothing."""
@@ -109,7 +109,7 @@ class Leg(Protocol):
         """Asks the owner to fill batches and sends them, until it has nothing or the transport is full."""
 
     def close(self, *, linger: bool) -> None:
-        """Ends the leg. With ``linger`` what was filled is sent, then the end is signalled and awaited briefly (§15.2)."""
+        """Ends the leg. With ``linger`` what was filled is sent, then the end is signalled and awaited (§15.2)."""
 
     async def wait_closed(self) -> None:
         """Returns when every resource of the leg is released."""

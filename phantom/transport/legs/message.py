@@ -132,8 +132,8 @@ class MessageLeg:
                 buf = bytearray(_U32.pack(len(message)) + message)
                 if self.owner is not None and not self._lost:
                     self.owner.leg_received(buf, memoryview(buf), 0, len(buf))
-        except (OSError, PhantomError) as error:
-            self._end(error if isinstance(error, PhantomError) else NetworkError(f"the transport failed: {error}"))
+        except Exception as error:  # noqa: BLE001 - a supplied transport may raise anything; the session must end by it
+            self._end(_failure(error))
 
     async def _write(self) -> None:
         try:
@@ -150,8 +150,8 @@ class MessageLeg:
                     at = stop
                 self._batches.popleft()
                 self.flush()
-        except (OSError, PhantomError) as error:
-            self._end(error if isinstance(error, PhantomError) else NetworkError(f"the transport failed: {error}"))
+        except Exception as error:  # noqa: BLE001 - a supplied transport may raise anything; the session must end by it
+            self._end(_failure(error))
 
     def _end(self, error: PhantomError | None) -> None:
         if self._lost:
@@ -169,3 +169,11 @@ class MessageLeg:
             if task is not None:
                 task.cancel()
         self._runtime.spawn(self._transport.close(), "phantom-message-close")
+
+
+def _failure(error: Exception) -> PhantomError:
+    if isinstance(error, PhantomError):
+        return error
+    failure = NetworkError(f"the transport failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

@@ -30,7 +30,7 @@ class Holder(Protocol):
 class ReceiveMemory:
     """The account of one process; ``capacity`` in bytes. One event loop may use one account without locks."""
 
-    __slots__ = ("_accounts", "_held", "capacity", "charged", "credit", "used_up_since")
+    __slots__ = ("__weakref__", "_accounts", "_held", "capacity", "charged", "credit", "used_up_since")
 
     def __init__(self, capacity: int = limits.RECV_MEMORY) -> None:
         self.capacity = capacity

@@ -1,6 +1,6 @@
 """Acknowledgement and loss recovery of reliable segments (wire-native §14.4, §14.5, §14.9).
 
-``OutstandingSegments`` holds one stream's segments that are outstanding; ``RttEstimator`` is the RFC 6298 state of one path.
+``OutstandingSegments`` holds what one stream has sent; ``RttEstimator`` is the RFC 6298 state of one path.
 """
 
 from __future__ import annotations
