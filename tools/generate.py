@@ -2,7 +2,8 @@
 
 Needs no network. The output depends on the proto files and on the pinned versions of the two generators alone, so every
 machine writes the same bytes. A change that would break a client of `proto/base.binpb`, the descriptors as last
-generated, is refused.
+generated, is refused. The stubs of Python come from protoc, everything else from `bindings.codegen`; its options mean
+nothing to gRPC and are left out of the stubs, like services that gRPC does not serve.
 """
 
 from __future__ import annotations
@@ -12,8 +13,16 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from importlib import metadata
 from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.message import Message
+
+from bindings.codegen.model import OPTIONS, DefinitionError, load
+from bindings.codegen.plugin import render
+from bindings.codegen.targets import targets
 
 ROOT = Path(__file__).resolve().parent.parent
 PINNED = {"grpcio-tools": "1.85.1", "mypy-protobuf": "5.1.0"}
@@ -30,26 +39,82 @@ class GenerateError(Exception):
     """Nothing was written; the text says why."""
 
 
-def stubs(root: Path = ROOT) -> dict[str, bytes]:
-    """Path under the project -> content, of every generated file."""
+def _protoc(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise GenerateError(done.stderr.strip())
+
+
+def descriptors(root: Path = ROOT) -> FileDescriptorSet:
+    """The compiled definition and all it imports, with comments."""
     for package, version in PINNED.items():
         found = metadata.version(package)
         if found != version:
             raise GenerateError(f"{package} {version} writes the stubs, but {found} is installed")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "all.binpb")
+        given = [f"-I{root / 'proto'}", f"--descriptor_set_out={out}", "--include_imports", "--include_source_info"]
+        _protoc([*given, *sources(root)])
+        return FileDescriptorSet.FromString(out.read_bytes())
+
+
+def version(root: Path = ROOT) -> str:
+    """The version that pyproject.toml gives to everything."""
+    return str(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+
+
+def sources(root: Path = ROOT) -> list[str]:
+    """The files of the definition, by their names in descriptors."""
     proto = root / "proto"
-    sources = sorted(str(path.relative_to(proto)) for path in (proto / PACKAGE).glob("*.proto"))
-    written: dict[str, bytes] = {}
+    return sorted(path.relative_to(proto).as_posix() for path in (proto / PACKAGE).glob("*.proto"))
+
+
+def generated(root: Path = ROOT) -> dict[str, bytes]:
+    """Path under the project -> content, of every generated file. Raises GenerateError."""
+    compiled = descriptors(root)
+    try:
+        package = load(compiled.file, sources(root), version(root))
+        written = render(package)
+    except DefinitionError as error:
+        raise GenerateError(str(error)) from error
+    local = {service.location.file for service in package.services if service.local}
+    return written | stubs(compiled, [name for name in sources(root) if name not in local])
+
+
+def _tidy(message: Message) -> None:
+    """Clears what custom options leave empty, and the names that protoc fills in for plugins alone."""
+    for field, value in message.ListFields():
+        if field.name == "json_name" or (field.name == "options" and not value.ByteSize()):
+            message.ClearField(field.name)
+        elif field.name != "source_code_info" and field.message_type is not None:
+            for part in value if field.is_repeated else [value]:
+                _tidy(part)
+
+
+def stubs(compiled: FileDescriptorSet, served: list[str]) -> dict[str, bytes]:
+    """Path -> content, of the descriptors as committed and of the stubs of the files that are served."""
+    base = FileDescriptorSet.FromString(compiled.SerializeToString())
+    plain = FileDescriptorSet()
+    for file in base.file:
+        file.ClearField("source_code_info")
+    for file in compiled.file:
+        if file.package != OPTIONS:
+            kept = plain.file.add()
+            kept.CopyFrom(file)
+            kept.DiscardUnknownFields()
+            _tidy(kept)
+            kept.dependency[:] = [name for name in file.dependency if not name.startswith(OPTIONS.replace(".", "/"))]
+    written = {BASE: base.SerializeToString(deterministic=True)}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{proto}"]
+        (out / "plain.binpb").write_bytes(plain.SerializeToString())
+        command = [f"--descriptor_set_in={out / 'plain.binpb'}"]
         command += [f"--{kind}_out={out}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
         bin_dir = Path(sys.executable).parent
         command += [f"--plugin={path.stem}={path}" for path in sorted(bin_dir.glob("protoc-gen-mypy*"))]
-        command += [f"--descriptor_set_out={out / 'base.binpb'}", "--include_imports", *sources]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise GenerateError(done.stderr.strip())
-        written[BASE] = (out / "base.binpb").read_bytes()
+        _protoc([*command, *served])
         for path in sorted((out / PACKAGE).iterdir()):
             source = f"{PACKAGE}/{re.sub(r'_pb2(_grpc)?$', '', path.stem)}.proto"
             text = IMPORT.sub(f"from {STUBS.replace('/', '.')} import ", path.read_text(encoding="utf-8"))
@@ -82,7 +147,11 @@ def breaks(root: Path, base: bytes) -> str:
 def drift(files: dict[str, bytes], root: Path = ROOT) -> list[str]:
     """Paths that differ from ``files``: changed, missing, or in a generated folder without being generated."""
     differs = {path for path in files if not (root / path).is_file() or (root / path).read_bytes() != files[path]}
-    present = {str(path.relative_to(root)) for path in (root / STUBS).glob("*.py*")}
+    folders = {folder for target in targets().values() for folder in target.folders}
+    present = {path.relative_to(root).as_posix() for path in (root / STUBS).glob("*.py*")}
+    for folder in folders:
+        found = [path for path in (root / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        present |= {path.relative_to(root).as_posix() for path in found}
     return sorted(differs | (present - files.keys()))
 
 
@@ -92,7 +161,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; list what differs and exit 1")
     check = parser.parse_args(arguments).check
     try:
-        files = stubs(root)
+        files = generated(root)
         broken = breaks(root, files[BASE])
     except GenerateError as error:
         print(error, file=sys.stderr)

@@ -1,0 +1,1 @@
+"""The bindings of other languages, and the generator that writes them."""
