@@ -58,7 +58,7 @@ class ReceiveWindow:
 
     def open_first(self, free: int, now: float) -> None:
         """Raises the window to FIRST_WINDOW when the stream comes to exist or the session is established."""
-        self._grow(min(limits.FIRST_WINDOW, self._ceiling), 0, free)
+        self._grow(min(limits.FIRST_WINDOW, self._ceiling), free)
         self._epoch_at = self.window
         self._epoch_time = now
 
@@ -67,7 +67,7 @@ class ReceiveWindow:
         if consumed < self._epoch_at:
             return
         if now - self._epoch_time <= 2 * rtt:
-            self._grow(min(self.window * 2, self._ceiling), consumed, free)
+            self._grow(min(self.window * 2, self._ceiling), free)
         self._epoch_at = consumed + self.window
         self._epoch_time = now
 
@@ -85,10 +85,6 @@ class ReceiveWindow:
         self.reported = consumed
         return self.limit
 
-    def excess(self, consumed: int) -> int:
-        """Granted beyond the initial window and not yet consumed."""
-        return max(0, self.limit - consumed - limits.INITIAL_STREAM_WINDOW)
-
-    def _grow(self, window: int, consumed: int, free: int) -> None:
+    def _grow(self, window: int, free: int) -> None:
         if window - limits.INITIAL_STREAM_WINDOW <= free // 2:
             self.window = max(self.window, window)

@@ -20,6 +20,7 @@ from phantom.errors import (
 from phantom.transport.packet import flags
 from phantom.transport.session.memory import ReceiveMemory
 from phantom.transport.session.states import Phase
+from phantom.transport.session.streams import session_stream
 from tests.transport.session.engines import (
     AES,
     CHACHA,
@@ -143,6 +144,24 @@ def test_unencrypted_packets_are_dropped_whatever_they_carry() -> None:
     assert not engine.conn.confirmed
     peer.give(peer.data(0, message(b"one")), peer.data(1, message(b"two")))
     assert engine.read(0.0) == [b"one", b"two"]
+
+
+def test_a_waiting_reader_meets_the_message_limit() -> None:
+    engine, peer = server_with_peer(max_message=1000)
+    engine.conn.reader_waits = True
+    peer.give(peer.data(0, message(b"fine") + (1001).to_bytes(4, "big") + b"..."))
+    assert isinstance(engine.conn.error, ProtocolViolationError)
+    assert engine.read(0.0) == [b"fine"]
+
+
+def test_a_waiting_reader_gets_what_would_otherwise_lie_unsplit() -> None:
+    engine, peer = server_with_peer()
+    peer.give(peer.data(0, message(b"one") + message(b"two")))
+    assert not engine.conn.messages
+    engine.conn.reader_waits = True
+    peer.give(peer.data(1, message(b"three")))
+    assert list(engine.conn.messages) == [b"one", b"two", b"three"]
+    assert engine.conn.progress
 
 
 def test_padded_and_otherwise_flagged_data_is_data() -> None:
@@ -324,6 +343,63 @@ def test_too_many_forgeries_end_the_session_with_code_39() -> None:
     peer.give(bytes(frame))
     assert isinstance(engine.conn.error, ProtocolViolationError)
     assert words(peer.see()) == CLOSES
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_without_room_for_session_frames_leaves_them_owed() -> None:
+    engine, peer = client_with_peer()
+    buf = bytearray(200_000)
+    peer.give(peer.ping())
+    assert engine.conn.fill(0, buf, memoryview(buf), 100, 4000, 0.0) == 100
+    assert engine.conn.wants_to_send
+    assert words(peer.see()) == [flags.PONG]
+    engine.conn.abort(SessionDeadError("enough"))
+    assert engine.conn.fill(0, buf, memoryview(buf), 100, 4000, 0.0) == 100
+    assert engine.conn.wants_to_send
+    end = engine.conn.fill(0, buf, memoryview(buf), 100, 5000, 0.0)
+    assert words(peer.open(bytes(buf[100:end]))) == CLOSES
+    assert not engine.conn.wants_to_send
+
+
+def test_a_segment_that_does_not_fit_waits_for_the_next_batch() -> None:
+    engine, peer = client_with_peer()
+    peer.give(peer.window(MiB))
+    for _ in range(3):
+        engine.conn.send_message(pattern(50_000))
+    data = engine.emit(0.0, 0)
+    assert len(split_frames(data)) == 3
+    assert indices(peer.open(data)) == [0, 1, 2]
+
+
+def test_streams_of_equal_priority_take_turns() -> None:
+    engine, peer = client_with_peer()
+    peer.give(peer.window(MiB))
+    other = session_stream(3, budget=64 * KiB, recv_window=MiB, recv_segments=32)
+    for _ in range(3):
+        engine.conn.send_message(pattern(60_000))
+        other.add_message(pattern(20_000))
+    engine.conn._make_ready(other)
+    seen = peer.see()
+    assert [(packet.stream_id, len(packet.plaintext)) for packet in seen] == [
+        (1, 60_008),
+        (3, 60_016),
+        (1, 60_008),
+        (1, 60_008),
+    ]
+
+
+def test_a_resend_joins_what_is_queued_already() -> None:
+    engine, peer = client_with_peer()
+    peer.give(peer.window(MiB))
+    for _ in range(4):
+        engine.conn.send_message(pattern(60_000))
+    buf = bytearray(140_000)
+    end = engine.conn.fill(0, buf, memoryview(buf), 0, 140_000, 0.0)
+    assert indices(peer.open(bytes(buf[:end]))) == [0, 1]
+    peer.give(peer.sack((1, 1)))
+    assert indices(peer.see()) == [0, 2, 3]
 
 
 # --- what it counts and keeps ----------------------------------------------------------------------------------------

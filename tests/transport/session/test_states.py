@@ -301,6 +301,25 @@ def test_a_draining_session_sent_what_it_had_queued() -> None:
     assert engine.conn.end_error().unacknowledged == 200 * KiB + 12
 
 
+def test_a_draining_session_does_not_probe_and_hears_acknowledgements() -> None:
+    engine, peer = client_with_peer()
+    engine.conn.send_message(pattern(100 * KiB))
+    peer.see()
+    peer.give(peer.sack((0, 0)), now=1.0)
+    assert peer.see(1.0) == []  # blocked now
+    peer.give(peer.close(), now=1.0)
+    engine.conn.handle_timer(1.1)
+    assert peer.see(1.1) == []
+    assert engine.conn.next_timer() == pytest.approx(1.0 + engine.conn.path.drain_time())
+    engine, peer = client_with_peer()
+    engine.conn.check_sendable()
+    engine.conn.send_message(pattern(100 * KiB))
+    peer.see()
+    peer.give(peer.close(), peer.window(MiB), peer.sack((0, 0)), now=1.0)
+    assert engine.conn.unacknowledged == 100 * KiB + 4 - 64 * KiB
+    assert peer.see(1.0) == []
+
+
 def test_a_draining_session_spun_on_its_retransmission_timer() -> None:
     engine, peer = server_with_peer()
     engine.conn.send_message(b"never acknowledged")
