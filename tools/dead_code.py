@@ -14,7 +14,7 @@ from pathlib import Path
 from vulture import Vulture
 
 ROOT = Path(__file__).resolve().parent.parent
-PATHS = ("phantom", "tools", "tests", "benchmarks", "examples")
+PATHS = ("phantom", "bindings", "tools", "tests", "benchmarks", "examples")
 # What they use counts as used, but they are not asked themselves: generated code; the benchmarks, whose peers are
 # named on command lines; and the tables that mirror the specification whole, whether or not this version needs a line.
 NOT_ASKED = re.compile(r"/_generated/|^benchmarks/|^phantom/limits\.py$|^phantom/transport/packet/flags\.py$")
