@@ -28,6 +28,7 @@ class SessionDriver:
         "_ended",
         "_gathering",
         "_leg",
+        "_now",
         "_on_change",
         "_runtime",
         "_scheduled",
@@ -57,6 +58,7 @@ class SessionDriver:
         self._gathering = False
         self._scheduled = False
         self._since_yield = 0
+        self._now = runtime.monotonic()  # at the last call of the leg or the timer
         self._timer: Timer | None = None
         self._timer_at = 0.0
         self._ended = False
@@ -72,7 +74,9 @@ class SessionDriver:
     @property
     def must_wait(self) -> bool:
         """True while a writer has to wait for room, its turn, or the loop."""
-        return bool(self.writers) or not self.conn.has_room or self._since_yield >= _FAIR_BYTES
+        return (
+            self.conn.queued > limits.SEND_BUFFER_CAP or self._since_yield >= _FAIR_BYTES or bool(self.writers)
+        )
 
     async def room(self, deadline: Deadline) -> None:
         """Waits until the send buffer takes another message; raises what a write would."""
@@ -95,10 +99,11 @@ class SessionDriver:
         conn.send_message(data)
         self._since_yield += len(data)
         if not self._gathering:
-            self._gathering = True
+            self._gathering = True  # until this turn ends, or the next one begins with bytes that arrive
             self._leg.flush()
             self._arm()
-        elif conn.queued >= limits.SEND_BATCH:
+            return
+        if conn.queued >= limits.SEND_BATCH and conn.wants_to_send:
             self._leg.flush()
         if not self._scheduled:
             self._scheduled = True
@@ -114,7 +119,9 @@ class SessionDriver:
 
     def close(self, code: int, timeout: float | None) -> None:
         """Begins an orderly close."""
-        self.conn.close(code, self._runtime.monotonic(), timeout)
+        self._now = self._runtime.monotonic()
+        self.conn.close(code, self._now, timeout)
+        self._drop_timer()  # the new deadline may be the next one
         self._settle()
 
     def abort(self, error: PhantomError) -> None:
@@ -143,10 +150,11 @@ class SessionDriver:
         """Bytes arrived (LegOwner)."""
         self._gathering = False
         conn = self.conn
+        self._now = now = self._runtime.monotonic()
         try:
-            at = conn.receive(conn.path.id, buf, view, start, end, self._runtime.monotonic())
+            at = conn.receive(conn.path.id, buf, view, start, end, now)
         except FrameTooLargeError as error:
-            conn.path_lost(self._runtime.monotonic(), error)
+            conn.path_lost(now, error)
             at = end
         self._settle()
         return at
@@ -154,7 +162,8 @@ class SessionDriver:
     def leg_fill(self, buf: bytearray, view: memoryview, at: int, cap: int) -> int:
         """A batch may leave (LegOwner)."""
         conn = self.conn
-        end = conn.fill(conn.path.id, buf, view, at, cap, self._runtime.monotonic())
+        self._now = now = self._runtime.monotonic()
+        end = conn.fill(conn.path.id, buf, view, at, cap, now)
         if self.writers and conn.queued <= _LOW_WATER:
             self.writers.wake(1)
         return end
@@ -195,7 +204,7 @@ class SessionDriver:
         else:
             if self.readers:
                 if not conn.messages:
-                    conn.refill(self._runtime.monotonic())
+                    conn.refill(self._now)
                 self.readers.wake(len(conn.messages))
             self.acknowledged.wake_all()
             if conn.confirmed:
@@ -215,7 +224,10 @@ class SessionDriver:
         self._runtime.call_soon(self._settle)
 
     def _arm(self) -> None:
-        """A timer that fires early costs less than one that is moved for every packet."""
+        """A timer that fires early costs less than one that is moved for every packet; and no deadline that traffic
+        sets is closer than MAX_ACK_DELAY, so an earlier timer will ask for it in time."""
+        if self._timer is not None and self._timer_at <= self._now + limits.MAX_ACK_DELAY:
+            return
         due = self.conn.next_timer()
         if due is None or (self._timer is not None and self._timer_at <= due):
             return
@@ -226,15 +238,19 @@ class SessionDriver:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.conn.handle_timer(self._runtime.monotonic())
+        self._now = now = self._runtime.monotonic()
+        self.conn.handle_timer(now)
         self._settle()
+
+    def _drop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _end(self) -> None:
         if self._ended:
             return
         self._ended = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._drop_timer()
         self._leg.close(linger=self.conn.path.live)
         self._on_change()
