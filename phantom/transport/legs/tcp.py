@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
+from typing import Any
 
 from phantom import limits
 from phantom.errors import NetworkError, PhantomError, PhantomTimeoutError
@@ -15,6 +17,8 @@ from phantom.transport.legs.buffers import BATCH, WINDOW, Buffer
 __all__ = ["TcpLeg", "bind_tcp", "connect_tcp", "format_address"]
 
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+_STEP = 64 * limits.KiB  # by which what outgrows the window grows, and what a waiting coroutine reads
+_PIECE = 16 * limits.KiB  # whose sending a coroutine counts as progress
 
 
 def format_address(address: tuple[object, ...]) -> str:
@@ -37,20 +41,29 @@ async def connect_tcp(host: str, port: int, runtime: LegRuntime, timeout: float)
     """
     try:
         async with runtime.timeout(timeout):
-            return TcpLeg(await _connect(host, port), runtime)
+            sock = await _connect(host, port)
     except TimeoutError:
         raise PhantomTimeoutError(f"{host}:{port} did not answer within {timeout:g} s") from None
+    try:
+        return TcpLeg(sock, runtime)
+    except OSError as error:  # reset before it was looked at
+        sock.close()
+        raise NetworkError(f"cannot connect to {host}:{port}: {_reason(error)}") from error
 
 
 async def _connect(host: str, port: int) -> socket.socket:
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise NetworkError(f"cannot resolve {host}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: no name at all, to the resolver
+        raise NetworkError(f"cannot resolve {host}: {getattr(error, 'strerror', None) or error}") from error
     failure: OSError | None = None
     for family, kind, protocol, _, address in found:
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:
+            failure = error
+            continue
         try:
             _tune(sock)
             await loop.sock_connect(sock, address)
@@ -67,31 +80,48 @@ async def _connect(host: str, port: int) -> socket.socket:
 
 
 def bind_tcp(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
-    """Listening sockets for every address of ``host``; port 0 takes the same free port on all of them.
+    """Listening sockets for every address of ``host`` that this host has; port 0 takes the same free port on all.
 
     Raises NetworkError, also when the port is in use: SO_REUSEPORT only on request (§21.3).
     """
     sockets: list[socket.socket] = []
+    absent: OSError | None = None
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in found:
-            sock = socket.socket(family, kind, protocol)
-            sockets.append(sock)
-            if hasattr(socket, "SO_REUSEADDR") and not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if reuse_port:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            wanted = port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0)
-            sock.bind((address[0], wanted, *address[2:]))
-            sock.listen(limits.TCP_BACKLOG)
-            sock.setblocking(False)
-    except (OSError, AttributeError) as error:
+        for family, _, _, _, address in socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            wanted = port or (sockets[0].getsockname()[1] if sockets else 0)
+            try:
+                sockets.append(_bind_one(family, (address[0], wanted, *address[2:]), reuse_port))
+            except OSError as error:
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+                absent = error  # a name with an IPv6 address on a host without IPv6
+        if absent is not None and not sockets:
+            raise absent
+    except (OSError, ValueError, AttributeError) as error:
         for sock in sockets:
             sock.close()
         raise NetworkError(f"cannot listen on {host or '*'}:{port}: {_reason(error)}") from error
     return sockets
+
+
+def _bind_one(family: int, address: tuple[Any, ...], reuse_port: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if hasattr(socket, "SO_REUSEADDR") and not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(limits.TCP_BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 class TcpLeg:
@@ -145,11 +175,6 @@ class TcpLeg:
         self._closed: asyncio.Future[None] | bool = False
 
     @property
-    def ip(self) -> str:
-        """The peer's address without its port."""
-        return self.peer_addr.rpartition(":")[0].strip("[]")
-
-    @property
     def closed(self) -> bool:
         """True once the socket is released."""
         return self._closed is True
@@ -159,7 +184,13 @@ class TcpLeg:
         self.owner = owner
         self._watch_read()
 
+    @property
+    def _hears(self) -> bool:
+        return not self._paused and (not self._lost or self._finishing)
+
     def _watch_read(self) -> None:
+        if self._reader is not None:  # still at work
+            return
         try:
             self._loop.add_reader(self._sock, self._readable)
         except NotImplementedError:
@@ -180,23 +211,33 @@ class TcpLeg:
         self._arrived(window, size, count)
 
     async def _read_loop(self) -> None:
-        while not self._lost or self._finishing:
-            window, size, room = self._window()
+        """The same where readiness is not told; while it waits it holds less than a window."""
+        while True:
             try:
-                count = await self._loop.sock_recv_into(self._sock, window[1][size : size + room])
+                data = await self._loop.sock_recv(self._sock, _STEP)
             except OSError as error:
                 self._fail(_network_error(error))
-                return
-            if self._arrived(window, size, count):
-                return
+                break
+            if self._received(data):
+                break
+        self._reader = None
+
+    def _received(self, data: bytes) -> bool:
+        if self._paused:  # meanwhile; resume() hands it on, and finds the end of the stream again
+            self._rest = (self._rest or bytearray()) + data
+            return True
+        window, size, _ = self._window()
+        window[1][size : size + len(data)] = data
+        return self._arrived(window, size, len(data))
 
     def _window(self) -> tuple[Buffer, int, int]:
         """A window with the unfinished frame at its start, that frame's size, and how much may be read behind it."""
-        owner, rest = self.owner, self._rest
+        owner = self.owner
+        rest, self._rest = self._rest, None
         room = owner.read_size if owner is not None else limits.HANDSHAKE_FRAME_CAP
         size = 0 if rest is None else len(rest)
-        if size + 64 * limits.KiB > limits.READ_WINDOW:
-            room = 64 * limits.KiB  # a frame larger than the window grows in steps
+        if size + _STEP > limits.READ_WINDOW:
+            room = _STEP  # a frame larger than the window grows in steps
             buf = bytearray(size + room)
             window = buf, memoryview(buf)
         else:
@@ -238,10 +279,9 @@ class TcpLeg:
             self._release()
             return
         self._unwatch_read()
-        if not self._lost:
-            self._lost = True
-            if self.owner is not None:
-                self.owner.leg_lost(None)
+        self._lost = True
+        if self.owner is not None:
+            self.owner.leg_lost(None)
 
     def pause(self) -> None:
         """Stops reading while the owner is not able to take more; what has arrived stays."""
@@ -257,7 +297,7 @@ class TcpLeg:
         if rest is not None:
             self._rest = None
             self._deliver((rest, memoryview(rest)), len(rest))
-        if not self._paused and not self._lost:
+        if self._hears:
             self._watch_read()
 
     # --- writing ----------------------------------------------------------------------------------------------------
@@ -318,13 +358,15 @@ class TcpLeg:
         self._drained()
 
     async def _write_rest(self) -> None:
-        out = self._out
-        assert out is not None
-        try:
-            await self._loop.sock_sendall(self._sock, out)
-        except OSError as error:
-            self._fail(_network_error(error))
-            return
+        while out := self._out:
+            piece = out[:_PIECE]
+            try:
+                await self._loop.sock_sendall(self._sock, piece)
+            except OSError as error:
+                self._fail(_network_error(error))
+                return
+            self._progress_at = self._runtime.monotonic()
+            self._out = self._out[len(piece) :]
         self._writer = None
         self._drained()
 
@@ -356,7 +398,10 @@ class TcpLeg:
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def close(self, *, linger: bool) -> None:
-        """Ends the leg; the owner hears nothing more. Idempotent; without ``linger`` at once."""
+        """Ends the leg; the owner hears nothing more. Idempotent; without ``linger`` at once.
+
+        With it, what the owner has to say is filled now, behind what waits: its keys go when this returns.
+        """
         if self._closed is True:
             return
         at_eof = self._lost and not self._finishing
@@ -368,6 +413,8 @@ class TcpLeg:
             return
         self._finishing = True
         self._rest = None
+        if self._out is not None:
+            self._out = memoryview(b"".join((self._out, *self._last_words())))
         if self._paused:
             self._paused = False
             self._watch_read()  # the peer's end of the stream is what lingering waits for
@@ -375,6 +422,14 @@ class TcpLeg:
         self._linger = self._runtime.call_at(self._runtime.monotonic() + patience, self._release)
         if self._out is None:
             self._shut_down()
+
+    def _last_words(self) -> list[bytes]:
+        owner, words = self.owner, []
+        if owner is not None:
+            buf, view = _private(owner.batch_size)
+            while end := owner.leg_fill(buf, view, 0, len(buf)):
+                words.append(bytes(view[:end]))
+        return words
 
     async def wait_closed(self) -> None:
         """Returns when the socket is released; at most a few seconds after :meth:`close`."""
