@@ -13,6 +13,7 @@ from struct import Struct
 
 from phantom import limits
 from phantom.errors import FrameTooLargeError, NetworkError, PhantomError
+from phantom.observability.log import logger
 from phantom.transport.legs.base import LegOwner, LegRuntime, SessionTransport, Task
 
 __all__ = ["MessageLeg"]
@@ -27,6 +28,7 @@ class MessageLeg:
     __slots__ = (
         "_batches",
         "_closed",
+        "_ended",
         "_idle",
         "_lost",
         "_reader",
@@ -56,12 +58,13 @@ class MessageLeg:
         self._resumed.set()
         self._reader: Task | None = None
         self._writer: Task | None = None
-        self._lost = False
+        self._lost = False  # the owner was told, or has closed
+        self._ended = False  # the transport is being closed
         self._closed = asyncio.Event()
 
     @property
     def closed(self) -> bool:
-        """True once the transport is closed, or is being closed."""
+        """True once the transport is closed."""
         return self._closed.is_set()
 
     def start(self, owner: LegOwner) -> None:
@@ -81,38 +84,42 @@ class MessageLeg:
     def flush(self) -> None:
         """Takes what the owner has now, up to two batches ahead of the transport."""
         owner = self.owner
-        while owner is not None and len(self._batches) < _BATCHES_AHEAD and not self._closed.is_set():
-            buf = bytearray(owner.batch_size)
-            end = owner.leg_fill(buf, memoryview(buf), 0, len(buf))
-            if end == 0:
+        while owner is not None and not self._lost and len(self._batches) < _BATCHES_AHEAD:
+            if not self._fill(owner):
                 return
-            self._batches.append(bytes(memoryview(buf)[:end]))
-            self._idle.clear()
-            self._wanted.set()
 
     def close(self, *, linger: bool) -> None:
-        """Ends the leg; with ``linger`` what the owner still has is sent first, within LINGER."""
-        if self._lost and not linger:
-            self._finish()
-            return
+        """Ends the leg; with ``linger`` what the owner still has is taken now and sent within LINGER."""
         already, self._lost = self._lost, True
-        if already:
-            return
-        if linger and self._writer is not None:
-            self._runtime.spawn(self._linger(), "phantom-message-linger")
-        else:
+        if not linger or self._writer is None:
             self._finish()
+        elif not already:
+            owner = self.owner
+            while owner is not None and self._fill(owner):
+                pass
+            self._runtime.spawn(self._linger(), "phantom-message-linger")
 
     async def wait_closed(self) -> None:
         """Returns when the transport is closed."""
         await self._closed.wait()
 
     async def _linger(self) -> None:
-        self.flush()
         with contextlib.suppress(TimeoutError):
             async with self._runtime.timeout(limits.LINGER):
                 await self._idle.wait()
         self._finish()
+
+    def _fill(self, owner: LegOwner) -> bool:
+        buf = bytearray(owner.batch_size)
+        end = owner.leg_fill(buf, memoryview(buf), 0, len(buf))
+        if end == 0:
+            return False
+        self._batches.append(bytes(memoryview(buf)[:end]))
+        if self._idle.is_set():
+            self._idle.clear()
+            self._wanted.set()
+            owner.leg_blocked(True)
+        return True
 
     async def _read(self) -> None:
         try:
@@ -132,15 +139,14 @@ class MessageLeg:
                 buf = bytearray(_U32.pack(len(message)) + message)
                 if self.owner is not None and not self._lost:
                     self.owner.leg_received(buf, memoryview(buf), 0, len(buf))
-        except Exception as error:  # noqa: BLE001 - a supplied transport may raise anything; the session must end by it
+        except Exception as error:  # noqa: BLE001 - whatever a user's transport raises ends its leg, and nothing else
             self._end(_failure(error))
 
     async def _write(self) -> None:
         try:
             while True:
                 if not self._batches:
-                    self._idle.set()
-                    self._wanted.clear()
+                    self._emptied()
                     await self._wanted.wait()
                 batch = self._batches[0]
                 at = 0
@@ -150,30 +156,45 @@ class MessageLeg:
                     at = stop
                 self._batches.popleft()
                 self.flush()
-        except Exception as error:  # noqa: BLE001 - a supplied transport may raise anything; the session must end by it
+        except Exception as error:  # noqa: BLE001 - as above
             self._end(_failure(error))
 
+    def _emptied(self) -> None:
+        self._wanted.clear()
+        if not self._idle.is_set():
+            self._idle.set()
+            if self.owner is not None and not self._lost:
+                self.owner.leg_blocked(False)
+
     def _end(self, error: PhantomError | None) -> None:
-        if self._lost:
-            return
-        self._lost = True
-        if self.owner is not None:
+        told, self._lost = self._lost, True
+        if not told and self.owner is not None:
             self.owner.leg_lost(error)
         self._finish()
 
     def _finish(self) -> None:
-        if self._closed.is_set():
+        if self._ended:
             return
-        self._closed.set()
+        self._ended = True
+        self._idle.set()  # nobody lingers for what will not be sent any more
         for task in (self._reader, self._writer):
             if task is not None:
                 task.cancel()
-        self._runtime.spawn(self._transport.close(), "phantom-message-close")
+        self._runtime.spawn(self._close(), "phantom-message-close")
+
+    async def _close(self) -> None:
+        try:
+            async with self._runtime.timeout(limits.CLOSE_FLUSH_TIMEOUT):
+                await self._transport.close()
+        except Exception as error:  # noqa: BLE001 - as above; there is nobody left to tell
+            logger.debug("a transport did not close: %s", type(error).__name__)
+        finally:
+            self._closed.set()
 
 
 def _failure(error: Exception) -> PhantomError:
     if isinstance(error, PhantomError):
         return error
-    failure = NetworkError(f"the transport failed: {type(error).__name__}: {error}")
+    failure = NetworkError(f"the transport failed: {str(error) or type(error).__name__}")
     failure.__cause__ = error
     return failure
