@@ -222,13 +222,15 @@ def read_token(path: Path) -> bytes:
         raise AccessDeniedError(f"there is no token file {path}; is the sidecar running?") from None
     except OSError as error:
         raise AccessDeniedError(f"the token file {path} cannot be opened: {error.strerror}") from None
-    with os.fdopen(handle, "rb") as file:
+    try:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise AccessDeniedError(f"the token file {path} is not a regular file")
         if _POSIX and (found.st_uid != os.getuid() or found.st_mode & 0o077):
             raise AccessDeniedError(f"the token file {path} must belong to you and to nobody else: chmod 600 {path}")
-        text = file.read(4 * SIDECAR_TOKEN_LEN).strip()
+        text = os.read(handle, 4 * SIDECAR_TOKEN_LEN).strip()
+    finally:
+        os.close(handle)
     if len(text) != 2 * SIDECAR_TOKEN_LEN or not set(text) <= set(b"0123456789abcdefABCDEF"):
         raise AccessDeniedError(f"the token file {path} does not hold {2 * SIDECAR_TOKEN_LEN} hexadecimal characters")
     return text

@@ -25,7 +25,7 @@ from phantom.sidecar._generated.v1.session_pb2 import (
     ExchangeResponse,
     SessionRef,
 )
-from phantom.sidecar.status import from_rpc_error
+from phantom.sidecar.status import from_detail, from_rpc_error
 
 __all__ = ["SidecarExchange"]
 
@@ -141,6 +141,8 @@ class SidecarExchange:
                     else:
                         self._incoming.append((frame.chunk.seq, b"".join(parts) if len(parts) > 1 else parts[0], cost))
                         parts.clear()
+                elif frame.HasField("failed"):
+                    self._error = from_detail(frame.failed)
                 elif frame.HasField("credit"):
                     self._credit += frame.credit.bytes
                     self._taken = frame.credit.ack
@@ -149,7 +151,8 @@ class SidecarExchange:
                 await self._notify()
             self._error = ConnectionClosedError("the sidecar ended the exchange")
         except grpc.aio.AioRpcError as error:
-            self._error = from_rpc_error(error, self._address)
+            # A write that met the end of the call makes grpc.aio forget its status; then the last frame has the reason.
+            self._error = self._error or from_rpc_error(error, self._address)
         await self._notify()
 
     async def _notify(self) -> None:

@@ -43,6 +43,7 @@ class Exchange:
         self._acked = opening.ack
         self._write_frame = write
         self._writing = asyncio.Lock()
+        self.whole = True  # no write was cut off: another frame may follow
         self._credit = opening.window or SIDECAR_WINDOW  # bytes of chunks that this side may send
         self._credited = asyncio.Event()
         self._allowed = SIDECAR_WINDOW  # bytes of chunks that the client may send
@@ -147,4 +148,6 @@ class Exchange:
 
     async def _write(self, frame: ServerFrame) -> None:
         async with self._writing:
+            self.whole = False
             await self._write_frame(ExchangeResponse(frame=frame))
+            self.whole = True

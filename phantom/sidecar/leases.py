@@ -102,7 +102,7 @@ class Leases:
         self._closing: set[asyncio.Task[None]] = set()
 
     def open(self, grace: float | None) -> Lease:
-        """A new lease, which ends after its grace in seconds unless it is kept.
+        """A new lease with a grace in seconds; one that nobody keeps ends after 10 s, or its grace if that is longer.
 
         BusyError at the limit, ValidationError for a grace outside of 0 to 60 s.
         """
@@ -113,7 +113,7 @@ class Leases:
             raise BusyError(f"this sidecar has its limit of {limits.MAX_LEASES} leases")
         lease = Lease(_fresh(self._leases), grace, self._waits)
         self._leases[lease.id] = lease
-        self._start_grace(lease)
+        self._end_after(lease, max(grace, limits.LEASE_GRACE))
         return lease
 
     def get(self, lease_id: int) -> Lease:
@@ -135,7 +135,7 @@ class Leases:
                 yield
         finally:
             if lease.keeping.is_latest(scope) and not lease.ended:
-                self._start_grace(lease)
+                self._end_after(lease, lease.grace)
 
     def slot(self, lease_id: int, kind: type[Handle]) -> Slot:
         """A place for a handle in a lease; SessionNotFoundError without the lease, BusyError at its limit."""
@@ -187,8 +187,8 @@ class Leases:
         while self._closing:
             await asyncio.wait(self._closing)
 
-    def _start_grace(self, lease: Lease) -> None:
-        lease.timer = self._call_later(lease.grace, lambda: self._end(lease, ConnectionClosedError.code))
+    def _end_after(self, lease: Lease, delay: float) -> None:
+        lease.timer = self._call_later(delay, lambda: self._end(lease, ConnectionClosedError.code))
 
     def _end(self, lease: Lease, code: int) -> list[asyncio.Task[None]]:
         if lease.ended:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from phantom.sidecar._generated.v1.identity_pb2_grpc import add_IdentityServiceS
 from phantom.sidecar._generated.v1.listener_pb2_grpc import add_ListenerServiceServicer_to_server
 from phantom.sidecar._generated.v1.session_pb2_grpc import add_SessionServiceServicer_to_server
 from phantom.sidecar._generated.v1.sidecar_pb2_grpc import add_SidecarServiceServicer_to_server
-from phantom.sidecar.interceptors import ErrorInterceptor, TokenInterceptor
+from phantom.sidecar.interceptors import Guard
 from phantom.sidecar.services import (
     CONTRACT_VERSION,
     SERVICES,
@@ -47,7 +48,6 @@ _LIMITS: Final = [
     ("grpc.max_receive_message_length", SIDECAR_MESSAGE_CAP + 64 * KiB),
     ("grpc.max_send_message_length", SIDECAR_MESSAGE_CAP + 64 * KiB),
 ]
-_REFLECTION: Final = "grpc.reflection.v1alpha.ServerReflection"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,45 +129,53 @@ class Sidecar:
         return self._ready
 
     async def _start(self) -> Ready:
-        options, stack = self._options, self._stack
-        unix = options.tcp_port is None
-        socket = (options.socket or access.default_socket()).absolute()
-        if unix:
-            access.check_socket_path(socket)
-            access.make_private_directory(socket.parent)
-            stack.enter_context(access.lock(Path(f"{socket}.lock"), str(socket)))
-            access.remove_stale_socket(socket)
-        elif options.token_file is None:
-            access.make_private_directory(access.runtime_directory())
-        self._core = core = Core(allow_seed_export=options.allow_seed_export)
-        gate = TokenInterceptor()
-        server = grpc.aio.server(interceptors=[gate, ErrorInterceptor()], options=_LIMITS)
+        stack = self._stack
+        token = self._keep(access.Token.use, self._options.token_file.absolute()) if self._options.token_file else None
+        path = self._claim_path() if self._options.tcp_port is None else None
+        self._core = core = Core(allow_seed_export=self._options.allow_seed_export)
+        guard = Guard()
+        server = grpc.aio.server(interceptors=[guard], options=_LIMITS)
         stack.push_async_callback(core.leases.close)
+        stack.push_async_callback(guard.finished)
         stack.push_async_callback(server.stop, SIDECAR_STOP_GRACE)
         stack.callback(core.waits.stop)
-        address = f"unix:{socket}" if unix else f"127.0.0.1:{_bind(server, f'127.0.0.1:{options.tcp_port}')}"
-        if unix:
+        if path is not None:
+            address = f"unix:{path}"
+            token = token or self._keep(access.Token.create, access.token_path(address))
             with access.narrow_umask():
                 _bind(server, address)
-            socket.chmod(0o600)
-        if options.token_file is not None:
-            token = access.Token.use(options.token_file.absolute())
+            path.chmod(0o600)
         else:
-            token = access.Token.create(access.token_path(address))
-        stack.callback(token.remove)
-        gate.require(token)
+            address = f"127.0.0.1:{_bind(server, f'127.0.0.1:{self._options.tcp_port}')}"
+            if token is None:
+                access.make_private_directory(access.runtime_directory())
+                token = self._keep(access.Token.create, access.token_path(address))
+        guard.require(token)
         states = health.aio.HealthServicer()
         stack.push_async_callback(states.enter_graceful_shutdown)
         self._add_services(server, core, states)
-        for name in ("", *SERVICES):
-            await states.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await _set_health(states, health_pb2.HealthCheckResponse.NOT_SERVING)
         await server.start()
         await asyncio.to_thread(run_self_tests, get_provider())
         core.missing.clear()
-        for name in ("", *SERVICES):
-            await states.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await _set_health(states, health_pb2.HealthCheckResponse.SERVING)
         logger.info("the sidecar serves %s", address)
         return Ready(address, str(token.path), CONTRACT_VERSION, os.getpid())
+
+    def _keep(self, make: Callable[[Path], access.Token], path: Path) -> access.Token:
+        """A token that is removed when the sidecar stops, if it was made here."""
+        token = make(path)
+        self._stack.callback(token.remove)
+        return token
+
+    def _claim_path(self) -> Path:
+        """The path of the socket, free and locked: nobody else will serve there while this sidecar does."""
+        path = (self._options.socket or access.default_socket()).absolute()
+        access.check_socket_path(path)
+        access.make_private_directory(path.parent)
+        self._stack.enter_context(access.lock(Path(f"{path}.lock"), str(path)))
+        access.remove_stale_socket(path)
+        return path
 
     def _add_services(self, server: grpc.aio.Server, core: Core, states: health.aio.HealthServicer) -> None:
         add_SidecarServiceServicer_to_server(SidecarService(core), server)
@@ -199,6 +207,11 @@ class Sidecar:
 def serve(options: SidecarOptions | None = None) -> Sidecar:
     """A sidecar that serves while the ``async with`` block runs."""
     return Sidecar(options or SidecarOptions())
+
+
+async def _set_health(states: health.aio.HealthServicer, status: int) -> None:
+    for name in ("", *SERVICES):
+        await states.set(name, status)
 
 
 def _bind(server: grpc.aio.Server, address: str) -> int:

@@ -17,13 +17,12 @@ import grpc.aio
 from phantom.api.connecting import connect
 from phantom.api.listener import listen
 from phantom.crypto.cpu import default_suite
-from phantom.crypto.hybrid_sign import HybridSigningKey
+from phantom.crypto.hybrid_sign import HybridSigningKey, HybridVerifyingKey
 from phantom.crypto.providers import get_provider
 from phantom.crypto.self_tests import run_self_tests
-from phantom.errors import ContractVersionError, FrameTooLargeError, UnsupportedError, ValidationError
+from phantom.errors import ContractVersionError, FrameTooLargeError, PhantomError, UnsupportedError, ValidationError
 from phantom.limits import SIDECAR_MESSAGE_CAP, SIDECAR_WINDOW, VERSION_2
 from phantom.sidecar._generated.v1 import (
-    common_pb2,
     identity_pb2,
     identity_pb2_grpc,
     listener_pb2,
@@ -47,6 +46,7 @@ from phantom.sidecar.exchange import Exchange
 from phantom.sidecar.handles import KeyHandle, ListenerHandle, SessionHandle
 from phantom.sidecar.info import installed_extras, package_version
 from phantom.sidecar.leases import Lease, Leases
+from phantom.sidecar.status import to_detail
 from phantom.sidecar.waits import Waits
 
 __all__ = [
@@ -247,13 +247,12 @@ class ListenerService(listener_pb2_grpc.ListenerServiceServicer):
         with self._core.leases.slot(request.lease_id, ListenerHandle) as slot:
             listener = await listen(*request.addresses, key=key, reuse_port=request.reuse_port, config=config)
             handle = slot.fill(ListenerHandle(listener, key, config, self._core.waits))
-        fingerprinted = common_pb2.VerifyingKey(key=listener.verifying_key_bytes())
         return listener_pb2.BindResponse(
             listener=listener_pb2.Listener(
                 ref=listener_pb2.ListenerRef(handle=handle.number),
                 addresses=listener.local_addrs,
                 urls=listener.urls,
-                verifying_key=fingerprinted,
+                verifying_key=verifying_key(HybridVerifyingKey.from_bytes(listener.verifying_key_bytes())),
             )
         )
 
@@ -352,16 +351,21 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self, request_iterator: AsyncIterator[session_pb2.ExchangeRequest], context: _Context
     ) -> AsyncIterator[session_pb2.ExchangeResponse]:
         """Messages of any size both ways."""
-        request = await anext(request_iterator, None)
-        if request is None or request.frame.WhichOneof("frame") != "open":
-            raise ValidationError("the first frame of an exchange opens it")
-        opening = request.frame.open
-        handle = self._core.session(opening.session)
-        exchange = Exchange(handle, opening, context.write)
-        opened = session_pb2.ExchangeOpened(window=SIDECAR_WINDOW)
-        yield session_pb2.ExchangeResponse(frame=session_pb2.ServerFrame(opened=opened))
-        with self._core.waits.scope() if opening.send_only else handle.receiving.take():
-            await exchange.run(request_iterator)
+        exchange = None
+        try:
+            request = await anext(request_iterator, None)
+            if request is None or request.frame.WhichOneof("frame") != "open":
+                raise ValidationError("the first frame of an exchange opens it")
+            opening = request.frame.open
+            handle = self._core.session(opening.session)
+            exchange = Exchange(handle, opening, context.write)
+            yield _server_frame(opened=session_pb2.ExchangeOpened(window=SIDECAR_WINDOW))
+            with self._core.waits.scope() if opening.send_only else handle.receiving.take():
+                await exchange.run(request_iterator)
+        except PhantomError as error:
+            if exchange is None or exchange.whole:
+                yield _server_frame(failed=to_detail(error))
+            raise
 
     async def Flush(self, request: session_pb2.FlushRequest, context: _Context) -> session_pb2.FlushResponse:
         """Waits until everything is acknowledged."""
@@ -384,6 +388,10 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         acknowledged = await handle.session.disconnect(request.code, timeout)
         self._core.leases.forget(handle)
         return session_pb2.DisconnectResponse(all_acknowledged=acknowledged)
+
+
+def _server_frame(**frame: Any) -> session_pb2.ExchangeResponse:
+    return session_pb2.ExchangeResponse(frame=session_pb2.ServerFrame(**frame))
 
 
 def _state_event(state: Any, reason: str) -> session_pb2.WatchEventsResponse:

@@ -675,6 +675,7 @@ class ServerFrame(_message.Message):
     OPENED_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> Global___ExchangeOpened:
         """The exchange has begun; the first frame."""
@@ -687,18 +688,25 @@ class ServerFrame(_message.Message):
     def credit(self) -> Global___Credit:
         """What the client may send in addition."""
 
+    @_builtins.property
+    def failed(self) -> _errors_pb2.ErrorDetail:
+        """Why the exchange ends; the last frame. Status and trailer of the call say the same, but some clients that are writing at that moment never
+        get to see them.
+        """
+
     def __init__(
         self,
         *,
         opened: Global___ExchangeOpened | None = ...,
         chunk: Global___Chunk | None = ...,
         credit: Global___Credit | None = ...,
+        failed: _errors_pb2.ErrorDetail | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "credit", b"credit", "frame", b"frame", "opened", b"opened"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "credit", b"credit", "failed", b"failed", "frame", b"frame", "opened", b"opened"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "credit", b"credit", "frame", b"frame", "opened", b"opened"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "credit", b"credit", "failed", b"failed", "frame", b"frame", "opened", b"opened"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["opened", "chunk", "credit"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["opened", "chunk", "credit", "failed"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 

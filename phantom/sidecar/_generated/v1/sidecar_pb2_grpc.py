@@ -95,7 +95,7 @@ class SidecarServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def OpenLease(self, request, context):
-        """Opens a lease. Handles belong to a lease; it must be kept by KeepLease before its grace is over.
+        """Opens a lease. Handles belong to a lease; KeepLease must begin within 10 s, or its grace if that is longer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,7 @@ class SidecarServiceStub:
     RunSelfTests: _grpc.UnaryUnaryMultiCallable[_sidecar_pb2.RunSelfTestsRequest, _sidecar_pb2.RunSelfTestsResponse]
     """Tests the cryptography against known answers. Error 18 if one is wrong: the installation must not be used."""
     OpenLease: _grpc.UnaryUnaryMultiCallable[_sidecar_pb2.OpenLeaseRequest, _sidecar_pb2.OpenLeaseResponse]
-    """Opens a lease. Handles belong to a lease; it must be kept by KeepLease before its grace is over."""
+    """Opens a lease. Handles belong to a lease; KeepLease must begin within 10 s, or its grace if that is longer."""
     KeepLease: _grpc.StreamStreamMultiCallable[_sidecar_pb2.KeepLeaseRequest, _sidecar_pb2.KeepLeaseResponse]
     """Keeps a lease while the stream is open. When the stream ends and no other takes over within the grace, the lease ends: its sessions and
     listeners are closed and its keys wiped. The first ping names the lease; each is answered by the state of the lease.
@@ -67,7 +67,7 @@ class SidecarServiceAsyncStub(SidecarServiceStub):
     RunSelfTests: _aio.UnaryUnaryMultiCallable[_sidecar_pb2.RunSelfTestsRequest, _sidecar_pb2.RunSelfTestsResponse]  # type: ignore[assignment]
     """Tests the cryptography against known answers. Error 18 if one is wrong: the installation must not be used."""
     OpenLease: _aio.UnaryUnaryMultiCallable[_sidecar_pb2.OpenLeaseRequest, _sidecar_pb2.OpenLeaseResponse]  # type: ignore[assignment]
-    """Opens a lease. Handles belong to a lease; it must be kept by KeepLease before its grace is over."""
+    """Opens a lease. Handles belong to a lease; KeepLease must begin within 10 s, or its grace if that is longer."""
     KeepLease: _aio.StreamStreamMultiCallable[_sidecar_pb2.KeepLeaseRequest, _sidecar_pb2.KeepLeaseResponse]  # type: ignore[assignment]
     """Keeps a lease while the stream is open. When the stream ends and no other takes over within the grace, the lease ends: its sessions and
     listeners are closed and its keys wiped. The first ping names the lease; each is answered by the state of the lease.
@@ -110,7 +110,7 @@ class SidecarServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sidecar_pb2.OpenLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sidecar_pb2.OpenLeaseResponse, _abc.Awaitable[_sidecar_pb2.OpenLeaseResponse]]:
-        """Opens a lease. Handles belong to a lease; it must be kept by KeepLease before its grace is over."""
+        """Opens a lease. Handles belong to a lease; KeepLease must begin within 10 s, or its grace if that is longer."""
 
     @_abc_1.abstractmethod
     def KeepLease(
