@@ -114,15 +114,18 @@ class Engine:
 
     def emit(self, now: float, size: int = limits.SEND_BATCH) -> bytes:
         """Everything that may leave now, in batches of ``size``."""
-        conn, out = self.conn, []
-        size = max(size, conn.session_stream.budget + limits.CHUNK_SLACK + 8192)
-        while True:
-            buf = bytearray(b"\xee" * size)
-            end = conn.fill(0, buf, memoryview(buf), 0, size, now)
-            if not end:
-                return b"".join(out)
-            assert buf[end : end + 16] == b"\xee" * len(buf[end : end + 16])
-            out.append(bytes(buf[:end]))
+        out = []
+        while data := self.batch(now, size):
+            out.append(data)
+        return b"".join(out)
+
+    def batch(self, now: float, size: int) -> bytes:
+        """One batch, b"" when nothing is due."""
+        size = max(size, self.conn.session_stream.budget + limits.CHUNK_SLACK + 8192)
+        buf = bytearray(b"\xee" * size)
+        end = self.conn.fill(0, buf, memoryview(buf), 0, size, now)
+        assert buf[end : end + 16] == b"\xee" * len(buf[end : end + 16])
+        return bytes(buf[:end])
 
     def take(self, data: bytes, now: float) -> None:
         """Bytes off the wire; whole frames are consumed, the rest is kept."""
