@@ -62,10 +62,9 @@ class WaitQueue:
         try:
             await future
         except BaseException:
-            marked = future.done() and not future.cancelled() and future.exception() is None
             self._queue.remove(future)
-            if marked:
-                self.wake(1)
+            if _has_turn(future):
+                self._pass_on()
             raise
         finally:
             if timer is not None:
@@ -73,7 +72,7 @@ class WaitQueue:
         self._queue.remove(future)
 
     def wake(self, count: int) -> None:
-        """Gives the first ``count`` waiters that have no turn yet theirs."""
+        """Sees to it that the first ``count`` waiters have their turn."""
         if not self._queue:
             return
         for future in self._queue:
@@ -81,11 +80,22 @@ class WaitQueue:
                 return
             if not future.done():
                 future.set_result(None)
-            count -= 1
+            if _has_turn(future):  # who gave up in this same turn needs none
+                count -= 1
+
+    def _pass_on(self) -> None:
+        for future in self._queue or ():
+            if not future.done():
+                future.set_result(None)
+                return
 
     def wake_all(self) -> None:
         """Gives every waiter its turn."""
         self.wake(len(self._queue or ()))
+
+
+def _has_turn(future: asyncio.Future[None]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def _expire(future: asyncio.Future[None], error: PhantomTimeoutError) -> None:
