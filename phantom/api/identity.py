@@ -13,6 +13,6 @@ def generate_signing_key() -> HybridSigningKey:
 
 
 def verifying_key_from_signing_key(seed: bytes | bytearray | memoryview) -> bytes:
-    """The flat verifying key (1984 bytes) of a 64-byte seed. Raises CryptoError for another length."""
+    """The flat verifying key (1984 bytes) of a 64-byte seed. Raises ValidationError for another length."""
     with HybridSigningKey.from_bytes(seed) as key:
         return key.verifying_key().to_bytes()
