@@ -101,8 +101,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
 def _decoded(behaviour: _Behaviour, handler: _Handler) -> _Behaviour:
     """``behaviour`` for requests as they came, in bytes."""
-    decode = handler.request_deserializer
-    assert decode is not None
+    decode = handler.request_deserializer or bytes
     if handler.request_streaming:
         return lambda requests, context: behaviour(_Requests(requests, decode), context)
     return lambda request, context: behaviour(_decode(decode, request), context)
