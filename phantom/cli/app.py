@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
@@ -18,7 +17,7 @@ from phantom.cli.screen import Screen
 
 __all__ = ["app", "run"]
 
-# typer 0.16 takes its exceptions from click, later versions from a copy of their own; this name is the same in both.
+# What usage errors have in common has no public name in every version of typer that we support.
 _CommandLineError: Final[Any] = typer.BadParameter.__bases__[0]
 
 
@@ -52,16 +51,11 @@ class PhantomGroup(TyperGroup):
         screen = Screen(as_json="--json" in arguments)
         try:
             result = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
-            sys.stdout.flush()
         except _CommandLineError as error:
             return report(_usage(error, prog_name), screen)
         except (KeyboardInterrupt, typer.Abort):
             screen.note("interrupted")
             return EXIT_INTERRUPTED
-        except BrokenPipeError:
-            # Whoever read our output has gone. Python would complain when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
         except Exception as error:  # noqa: BLE001 - nothing gets past here as a traceback
             return report(error, screen)
         return result if isinstance(result, int) else 0
@@ -75,7 +69,7 @@ def _usage(error: Any, prog_name: str | None) -> UsageError:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"phantom {phantom.__version__}")
+        print(f"phantom {phantom.__version__}", flush=True)
         raise typer.Exit
 
 
@@ -99,7 +93,7 @@ def root(
 ) -> None:
     """Post-quantum-secure sessions to a pinned peer."""
     if context.invoked_subcommand is None:
-        print(context.get_help())
+        print(context.get_help(), flush=True)
         raise typer.Exit(2)
 
 

@@ -23,6 +23,7 @@ from phantom.sidecar.client import SidecarClient, SidecarSession
 
 __all__ = ["run"]
 
+_POSIX: Final = os.name == "posix"
 _LIMIT: Final = 55.0  # s for everything
 _PINGS: Final = 20
 _TOTAL: Final = 64 * MiB
@@ -83,13 +84,13 @@ async def _start_server(story: Story, workshop: Workshop) -> str:
 
 async def _start_sidecar(story: Story, workshop: Workshop) -> tuple[str, str]:
     story.step("sidecar", "The sidecar, for programs in any language")
-    where = ("--socket", "sidecar.sock") if os.name == "posix" else ("--tcp-port", "0")
+    where = ("--socket", "sidecar.sock") if _POSIX else ("--tcp-port", "0")
     command = ("sidecar", *where, "--print-ready")
     story.command(*command)
     ready = json.loads(await workshop.start("sidecar", *command))
     address = str(ready["address"])
     story.fact("address", address, address=address, pid=ready["pid"])
-    walls = "own directory 0700, socket 0600, " if os.name == "posix" else ""
+    walls = "own directory 0700, socket 0600, " if _POSIX else ""
     story.fact("access", f"{walls}a token on every call")
     return address, str(ready["token_file"])
 

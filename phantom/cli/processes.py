@@ -117,8 +117,8 @@ class Workshop:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            assert process.stdout is not None
+            process.stdout.close()
         self._running.clear()
 
     def _log(self, name: str) -> Path:

@@ -1,0 +1,46 @@
+"""The demo in one process: a listener, a client, and the bytes that came back."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from tests.cli.conftest import Invoke, OnTerminal
+
+
+def test_it_prints_the_echoed_bytes(invoke: Invoke) -> None:
+    outcome = invoke("demo")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "echoed      b'Hello, post-quantum world!'" in outcome.out
+    assert outcome.out.splitlines()[-1].startswith("Everything worked")
+
+
+def test_json(invoke: Invoke) -> None:
+    found = json.loads(invoke("demo", "--json").out)
+    assert found["ok"]
+    assert bytes.fromhex(found["echo"]["echoed_hex"]) == b"Hello, post-quantum world!"
+    assert found["handshake"]["server"] in found["listener"]["url"]
+
+
+def test_on_a_terminal(invoke: Invoke) -> None:
+    outcome = invoke("demo", FORCE_COLOR="1", TERM="xterm-256color", COLUMNS="80")
+    assert outcome.code == 0
+    assert "╭" in outcome.out
+
+
+def test_without_the_extra_the_larger_one_names_the_extra(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "phantom.cli.demo_sidecar", raising=False)
+    monkeypatch.delattr("phantom.cli.demo_sidecar", raising=False)
+    monkeypatch.setitem(sys.modules, "phantom.sidecar.client", None)
+    outcome = invoke("demo", "--sidecar")
+    assert outcome.code == 1
+    assert "pip install 'phantom[sidecar]'" in outcome.err
+
+
+@pytest.mark.slow
+def test_on_a_real_terminal(on_terminal: OnTerminal) -> None:
+    outcome = on_terminal("demo")
+    assert outcome.code == 0
+    assert "Everything worked" in outcome.out
