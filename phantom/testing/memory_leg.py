@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from phantom import limits
@@ -35,16 +36,20 @@ class MemoryLeg:
         self.peer: MemoryLeg | None = None
         self.bytes_sent = 0
         self._rest = bytearray()  # what the owner has not consumed
-        self._in_flight = 0
-        self._held: list[bytes] | None = None  # while stalled
+        self._wire: deque[bytes | None] = deque()  # on its way from this end; None is its end
+        self._in_flight = 0  # bytes on the wire or held
+        self._held: list[bytes | None] | None = None  # while stalled
         self._blocked = False
         self._paused = False
+        self._delivering = False
+        self._again = False  # something changed during a delivery
+        self._at_end = False  # the peer closed; nothing follows
         self._lost = False
         self._closed = asyncio.Event()
 
     @property
     def closed(self) -> bool:
-        """True once this end is closed."""
+        """True once :meth:`close` was called."""
         return self._closed.is_set()
 
     def start(self, owner: LegOwner) -> None:
@@ -63,18 +68,21 @@ class MemoryLeg:
 
     def flush(self) -> None:
         """Takes batches from the owner while the pipe has room."""
-        owner = self.owner
-        if owner is None or self._lost:
+        if self._fill(self._capacity) or self._blocked or self._lost or self.owner is None:
             return
-        while self._in_flight < self._capacity and not self._lost:
+        self._blocked = True
+        self.owner.leg_blocked(True)
+
+    def _fill(self, room: float) -> bool:
+        """Takes batches until ``room`` bytes are on their way; True if the owner has no more."""
+        owner = self.owner
+        while owner is not None and self._in_flight < room and not self._lost:
             buf = bytearray(max(owner.batch_size, limits.SEND_BATCH))
             end = owner.leg_fill(buf, memoryview(buf), 0, len(buf))
             if end == 0:
-                return
+                return True
             self.send_raw(bytes(memoryview(buf)[:end]))
-        if not self._blocked and not self._lost:
-            self._blocked = True
-            owner.leg_blocked(True)
+        return False
 
     def send_raw(self, data: bytes) -> None:
         """Puts bytes on the pipe as they are, past the owner: for hostile input."""
@@ -82,10 +90,7 @@ class MemoryLeg:
             data = self.tap(data)
         self._in_flight += len(data)
         self.bytes_sent += len(data)
-        if self._held is not None:
-            self._held.append(data)
-        else:
-            self._schedule(data)
+        self._put(data)
 
     def stall(self) -> None:
         """From now on nothing of what is sent arrives."""
@@ -95,7 +100,7 @@ class MemoryLeg:
         """What was kept arrives, in order."""
         held, self._held = self._held or [], None
         for data in held:
-            self._schedule(data)
+            self._put(data)
 
     def cut(self) -> None:
         """Both ends fail with NetworkError."""
@@ -108,40 +113,56 @@ class MemoryLeg:
         if self._closed.is_set():
             return
         if linger:
-            self.flush()
+            self._fill(float("inf"))  # last words leave even where nothing else would
         self._lost = True
         self._closed.set()
-        peer = self.peer
-        if peer is not None:
-            self._runtime.call_at(self._runtime.monotonic() + self._latency, lambda: peer._lose(None))
+        self._put(None)
 
     async def wait_closed(self) -> None:
         """Returns when this end is closed."""
         await self._closed.wait()
 
-    def _schedule(self, data: bytes) -> None:
-        self._runtime.call_at(self._runtime.monotonic() + self._latency, lambda: self._arrive(data))
+    def _put(self, data: bytes | None) -> None:
+        """Timers of one instant fire in any order, so the wire keeps its own."""
+        if self._held is not None:
+            self._held.append(data)
+            return
+        self._wire.append(data)
+        self._runtime.call_at(self._runtime.monotonic() + self._latency, self._arrive)
 
-    def _arrive(self, data: bytes) -> None:
+    def _arrive(self) -> None:
+        data = self._wire.popleft()
+        assert self.peer is not None
+        if data is None:
+            self.peer._at_end = True
+            data = b""
         self._in_flight -= len(data)
-        if self.peer is not None:
-            self.peer._deliver(data)
+        self.peer._deliver(data)
         if self._blocked and self._in_flight < self._capacity and self.owner is not None and not self._lost:
             self._blocked = False
             self.owner.leg_blocked(False)
             self.flush()
 
     def _deliver(self, data: bytes) -> None:
+        if self._lost:
+            return
         self._rest += data
-        while self._rest and self.owner is not None and not self._paused and not self._lost:
+        self._again = True
+        if self._delivering:
+            return
+        self._delivering = True
+        while self._again and self._rest and self.owner is not None and not self._paused and not self._lost:
             owner, window = self.owner, self._rest
             self._rest = bytearray()
-            view = memoryview(window)
-            at = owner.leg_received(window, view, 0, len(window))
-            view.release()
+            self._again = False
+            with memoryview(window) as view:
+                at = owner.leg_received(window, view, 0, len(window))
             self._rest = window[at:] + self._rest
-            if self.owner is owner:
-                break
+            if self.owner is not owner:  # a new owner takes what the old one left
+                self._again = True
+        self._delivering = False
+        if self._at_end and self.owner is not None and not self._paused:
+            self._lose(None)
 
     def _lose(self, error: PhantomError | None) -> None:
         if self._lost:
