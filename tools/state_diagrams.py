@@ -1,0 +1,128 @@
+"""Draws docs/architecture/states.md from the transition tables; with `--check` it says whether the file is current.
+
+    python -m tools.state_diagrams [--check]
+
+The tables are the code (`TRANSITIONS` in the two handshake modules and in `transport/session/states.py`), so the page
+cannot say anything else. A test runs the check.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phantom.transport.handshake import initiator, responder
+from phantom.transport.session import states
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "architecture" / "states.md"
+
+HEAD = """\
+# State machines
+
+Written by `python -m tools.state_diagrams` from the tables that the code runs; do not edit.
+What the states mean stands in prose at the head of each module.
+"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One table as rows (state, event, next state, action), with what the page says around it."""
+
+    title: str
+    text: str
+    first: enum.Enum
+    rows: Sequence[tuple[enum.Enum, enum.Enum, enum.Enum, str]]
+
+
+def machines() -> tuple[Machine, ...]:
+    """The three tables of this version."""
+    return (
+        Machine(
+            "Initiator",
+            "The client's side of the handshake, `phantom/transport/handshake/initiator.py`. A reply that the table "
+            "does not name is fatal, and so are a deadline that passes, a check that fails and `Initiator.abort`: all "
+            "end in FAILED with the ephemeral keys wiped. The RESUME states belong to resumption, which no caller of "
+            "this version asks for.",
+            initiator.State.IDLE,
+            _with_actions(initiator.TRANSITIONS),
+        ),
+        Machine(
+            "Responder",
+            "The server's side on one leg, `phantom/transport/handshake/responder.py`. GATE is never left waiting: its "
+            "action names the event that follows. A pair that the table does not name changes nothing.",
+            responder.State.AWAIT_FIRST,
+            _with_actions(responder.TRANSITIONS),
+        ),
+        Machine(
+            "Session",
+            "An established session, `phantom/transport/session/states.py`. Users see ESTABLISHED as `CONNECTED`, "
+            "CLOSING and DRAINING as `DRAINING`; before it a session is `CONNECTING`, and `FAILED` if the handshake "
+            "fails.",
+            states.Phase.ESTABLISHED,
+            [(state, trigger, after, "") for (state, trigger), after in states.TRANSITIONS.items()],
+        ),
+    )
+
+
+def _with_actions(
+    table: Mapping[tuple[Any, Any], tuple[Any, Callable[..., object]]],
+) -> list[tuple[enum.Enum, enum.Enum, enum.Enum, str]]:
+    return [(state, event, after, action.__qualname__) for (state, event), (after, action) in table.items()]
+
+
+def diagram(machine: Machine) -> list[str]:
+    """The machine as a Mermaid state diagram: one arrow for each pair of states; the table has every event."""
+    arrows: dict[tuple[str, str], list[str]] = {}
+    for state, event, after, _ in machine.rows:
+        arrows.setdefault((state.name, after.name), []).append(str(event.value))
+    leaving = {state for state, _ in arrows}
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {machine.first.name}"]
+    lines += [f"    {state} --> {after}: {_label(events)}" for (state, after), events in arrows.items()]
+    lines += [f"    {after} --> [*]" for after in dict.fromkeys(after for _, after in arrows) if after not in leaving]
+    return [*lines, "```"]
+
+
+def _label(events: list[str]) -> str:
+    return " / ".join(events) if len(events) < 3 else f"{events[0]} and {len(events) - 1} more"
+
+
+def rows(machine: Machine) -> list[str]:
+    """The machine as a table."""
+    with_action = any(action for *_, action in machine.rows)
+    lines = ["| state | event | next |" + (" action |" if with_action else "")]
+    lines.append("| --- | --- | --- |" + (" --- |" if with_action else ""))
+    for state, event, after, action in machine.rows:
+        line = f"| {state.name} | {event.value} | {after.name} |"
+        lines.append(line + (f" `{action}` |" if with_action else ""))
+    return lines
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [HEAD]
+    for machine in machines():
+        lines += [f"## {machine.title}", "", textwrap.fill(machine.text, 118), ""]
+        lines += [*diagram(machine), "", *rows(machine), ""]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    current = PAGE.exists() and PAGE.read_text("utf-8") == page()
+    if arguments == ["--check"]:
+        if not current:
+            print(f"{PAGE.name} is not what the tables say; run python -m tools.state_diagrams")
+        return 0 if current else 1
+    if arguments:
+        print(__doc__)
+        return 2
+    PAGE.write_text(page(), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
