@@ -69,7 +69,10 @@ def symmetric() -> dict[str, Callable[[], Any]]:
     """Both suites at record sizes, sealing into a buffer that is there."""
     calls: dict[str, Callable[[], Any]] = {}
     nonce, aad = os.urandom(12), os.urandom(45)
-    ciphers: dict[str, AESGCM | ChaCha20Poly1305] = {"AES-256-GCM": AESGCM(os.urandom(32)), "ChaCha20-Poly1305": ChaCha20Poly1305(os.urandom(32))}
+    ciphers: dict[str, AESGCM | ChaCha20Poly1305] = {
+        "AES-256-GCM": AESGCM(os.urandom(32)),
+        "ChaCha20-Poly1305": ChaCha20Poly1305(os.urandom(32)),
+    }
     for label, cipher in ciphers.items():
         for size in RECORD_SIZES:
             work = (nonce, os.urandom(size), aad, bytearray(size + 16))

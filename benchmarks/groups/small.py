@@ -20,8 +20,9 @@ def one_way(received: Sample, sent: Sample) -> dict[str, float]:
 
 
 def ping_pong(received: Sample, sent: Sample) -> dict[str, float]:
-    """Microseconds there and back."""
-    return {"p50 µs": sent["p50"], "p99 µs": sent["p99"]}
+    """Microseconds there and back, and CPU microseconds that a round trip costs at both ends together."""
+    cpu = (sent["cpu"] + received["cpu"]) / sent["messages"] * 1e6
+    return {"p50 µs": sent["p50"], "p99 µs": sent["p99"], "CPU µs": cpu}
 
 
 def measure(options: Options) -> list[Row]:

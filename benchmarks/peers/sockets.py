@@ -173,7 +173,7 @@ def stream_client(
         writer.close()
         with contextlib.suppress(ConnectionError, ssl.SSLError):
             await writer.wait_closed()
-        return meter.stop(**(percentiles(latencies) if echo else {}))
+        return meter.stop(messages=len(latencies), **(percentiles(latencies) if echo else {}))
 
     return run(main(), loop)
 
