@@ -74,9 +74,7 @@ class SessionDriver:
     @property
     def must_wait(self) -> bool:
         """True while a writer has to wait for room, its turn, or the loop."""
-        return (
-            self.conn.queued > limits.SEND_BUFFER_CAP or self._since_yield >= _FAIR_BYTES or bool(self.writers)
-        )
+        return self.conn.queued > limits.SEND_BUFFER_CAP or self._since_yield >= _FAIR_BYTES or bool(self.writers)
 
     async def room(self, deadline: Deadline) -> None:
         """Waits until the send buffer takes another message; raises what a write would."""

@@ -16,6 +16,7 @@ from phantom.transport.legs.buffers import BATCH, WINDOW, Buffer
 
 __all__ = ["TcpLeg", "bind_tcp", "connect_tcp", "format_address"]
 
+_BATCH_SLACK = 8192  # bytes of headers and session frames, so that SEND_BATCH holds whole segments
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 _STEP = 64 * limits.KiB  # by which what outgrows the window grows, and what a waiting coroutine reads
 _PIECE = 16 * limits.KiB  # whose sending a coroutine counts as progress
@@ -310,13 +311,15 @@ class TcpLeg:
         size = owner.batch_size
         buffer = BATCH.take() if size <= BATCH.size else _private(size)
         buf, view = buffer
-        cap = limits.SEND_BATCH if size < limits.SEND_BATCH else size
+        cap = limits.SEND_BATCH + _BATCH_SLACK if size < limits.SEND_BATCH else size
         while not self._lost:
             end = owner.leg_fill(buf, view, 0, cap)
             if end == 0:
                 break
             if not self._push(buffer, view[:end]):
                 return
+            if cap - end >= size:  # there was room for any packet: the owner has no more
+                break
         BATCH.give(buffer)
 
     def _push(self, buffer: Buffer, out: memoryview) -> bool:

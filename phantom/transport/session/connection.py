@@ -44,7 +44,7 @@ from phantom.transport.session.streams import Stream, session_stream
 __all__ = ["Connection", "SessionSettings", "Statistics"]
 
 _U32 = Struct(">I")
-_GATHER_MAX = 8  # parts of a segment up to which they stay references; above, one copy joins them
+_GATHER_MAX = 17  # parts of a segment up to which they stay references; above, one copy joins them
 _SESSION_STREAM = 1
 _MAX_INDEX = 2**32 - 1
 _SENDING = (Phase.ESTABLISHED, Phase.CLOSING)
@@ -273,10 +273,16 @@ class Connection:
 
     def refill(self, now: float) -> bool:
         """The reader found ``messages`` empty: splits what waits; True if there is a message now."""
+        assembler = self.assembler
+        if not assembler.run_bytes and not self.messages and not self.phase.over:
+            if assembler.charge:  # nothing to split, and so nothing was consumed: only the charge is given back
+                assembler.charge = 0
+                self._report(now)
+            return False
         # Once the session is over, what has arrived is no longer charged, and is still delivered.
-        self.assembler.held = self._memory.used_up and not self.phase.over
+        assembler.held = self._memory.used_up and not self.phase.over
         try:
-            self.assembler.refill()
+            assembler.refill()
         except ProtocolViolationError as error:
             self._fail(error)
         if not self.phase.over:
@@ -370,10 +376,11 @@ class Connection:
     def _fill_streams(self, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:
         ready = self._ready
         assert ready is not None
-        path, seal = self.path, self._protection.seal
-        overhead = limits.LENGTH_PREFIX + self._protection.overhead + 4
-        lead = limits.LENGTH_PREFIX + self._protection.header_len + 4
-        pack = _U32.pack_into
+        path, protection = self.path, self._protection
+        seal, pack, path_id, data = protection.seal, _U32.pack_into, path.id, flag.DATA
+        overhead = limits.LENGTH_PREFIX + protection.overhead + 4
+        lead = limits.LENGTH_PREFIX + protection.header_len + 4
+        most_segments, most_bytes = self._settings.send_segments, limits.MAX_PENDING_BYTES
         sent = 0
         try:
             while ready:
@@ -393,21 +400,16 @@ class Connection:
                 end = at + overhead + size
                 if end > cap:
                     break
-                outstanding = stream.outstanding
-                room = stream.send_limit.room
-                if (
-                    size > room
-                    or len(outstanding.segments) >= self._settings.send_segments
-                    or outstanding.bytes + size > limits.MAX_PENDING_BYTES
-                ):
-                    if size > room and stream.send_limit.may_cut(size, outstanding=bool(outstanding.segments)):
+                outstanding, credit = stream.outstanding, stream.send_limit
+                room = credit.limit - credit.sent
+                if size > room or len(outstanding.segments) >= most_segments or outstanding.bytes + size > most_bytes:
+                    if size > room and credit.may_cut(size, outstanding=bool(outstanding.segments)):
                         stream.cut(room)
                         continue
                     ready.popleft()
                     stream.blocked = True  # still ready: writes must not try again until something changes
                     continue
-                stream.pop()
-                index = outstanding.next_index
+                index = outstanding.base + len(outstanding.segments)
                 if index > _MAX_INDEX:
                     raise StreamError("the stream's segment indices are exhausted; reconnect")
                 plain = at + lead
@@ -419,18 +421,19 @@ class Connection:
                         y = x + len(part)
                         view[x:y] = part
                         x = y
-                    end = seal(buf, view, at + 4, stream.id, flag.DATA, path.id, view[plain:x], size + 4)
+                    end = seal(buf, view, at + 4, stream.id, data, path_id, view[plain:x], size + 4)
                 else:
                     parts[0] = _U32.pack(index)
                     joined = b"".join(parts)
                     segment.parts = [joined]
-                    end = seal(buf, view, at + 4, stream.id, flag.DATA, path.id, joined, size + 4)
+                    end = seal(buf, view, at + 4, stream.id, data, path_id, joined, size + 4)
                 pack(buf, at, end - at - 4)
                 at = end
+                stream.pop()
                 segment.sent_at = now
                 segment.sends = 1
                 outstanding.add(segment)
-                stream.send_limit.sent += size
+                credit.sent += size
                 self.queued -= size
                 self.queued_messages -= segment.ends
                 sent += 1
@@ -541,19 +544,21 @@ class Connection:
         The window is only lent: nothing of it is referenced after the return.
         Raises FrameTooLargeError when a declared length is over the cap or empty frames flood (leg failure, §21.1).
         """
-        cap, unpack, opened = self._settings.frame_cap, _U32.unpack_from, self._protection.open
-        stream, reassembly, assembler = self.session_stream, self.session_stream.reassembly, self.assembler
         protection, path_id = self._protection, self.path.id
+        cap, unpack, opened, data = self._settings.frame_cap, _U32.unpack_from, protection.open, flag.DATA
+        stream, assembler = self.session_stream, self.assembler
+        reassembly, feed = stream.reassembly, assembler.feed
         assembler.held = self._memory.used_up  # others may have used it up since the last batch
         limit = stream.window.limit
         packets = 0
         failure: FrameTooLargeError | None = None
         at = start
+        over = self.phase.over
         try:
-            while end - at >= 4 and not self.phase.over:
+            while end - at >= 4 and not over:
                 length = unpack(buf, at)[0]
                 stop = at + 4 + length
-                if stop > end or length == 0 or length > cap:
+                if stop > end or not 0 < length <= cap:
                     if length and length <= cap:
                         break
                     self._odd_frame(length, packets)
@@ -564,13 +569,13 @@ class Connection:
                 if word < 0:
                     continue
                 packets += 1
-                plain = protection.plain_start
+                begin, finish = protection.plain_start + 4, protection.plain_end
                 if (
-                    word == flag.DATA
+                    word == data
                     and protection.stream_id == _SESSION_STREAM
                     and protection.path_id == path_id
-                    and protection.plain_end - plain > 4
-                    and unpack(buf, plain)[0] == reassembly.next_index
+                    and finish > begin
+                    and unpack(buf, begin - 4)[0] == reassembly.next_index
                     and reassembly.store is None
                     and reassembly.fin_index is None
                     and stream.received < limit
@@ -579,10 +584,11 @@ class Connection:
                     if not stream.pending_acks:
                         stream.ack_pending_since = now
                     stream.pending_acks += 1
-                    stream.received += protection.plain_end - plain - 4
-                    assembler.feed(buf, view, plain + 4, protection.plain_end)
+                    stream.received += finish - begin
+                    feed(buf, view, begin, finish)
                 else:
                     self._dispatch(word, buf, view, now)
+                    over = self.phase.over
         except FrameTooLargeError as error:
             failure = error
         except PhantomError as error:
@@ -854,7 +860,7 @@ class Connection:
         assembler.settle()
         if self._protection.forgeries_exceeded:
             self._fail(ProtocolViolationError("too many packets failed to open; the session was closed"))
-        if self.phase.over:
+        if self.phase is not Phase.ESTABLISHED and self.phase.over:
             return
         unsplit = assembler.run_bytes
         if unsplit and (self.reader_waits or unsplit > stream.window.window >> 2) and not self._split_now():
@@ -871,8 +877,10 @@ class Connection:
         if not estimator.sampled and not self._rtt_asked and assembler.consumed >= 256 * limits.KiB:
             self._rtt_asked = True
             self._owe_ping()
-        window.observe(assembler.consumed, self._free(), estimator.srtt, now)
-        if window.due(assembler.consumed, creeping=self._memory.used_up):
+        consumed = assembler.consumed
+        if consumed >= window.epoch_at:
+            window.observe(consumed, self._free(), estimator.srtt, now)
+        if window.due(consumed, creeping=assembler.held):
             self._window_owed = self._owed = True
         self._report(now)
 
@@ -885,11 +893,13 @@ class Connection:
         return True
 
     def _report(self, now: float) -> None:
-        stream = self.session_stream
-        charge = self.assembler.charged + stream.reassembly.charged
-        credit = max(0, stream.window.limit - stream.received - limits.INITIAL_STREAM_WINDOW)
-        self._memory.report(self, charge, credit, now)
-        self.assembler.held = self._memory.used_up
+        stream, memory = self.session_stream, self._memory
+        charge = self.assembler.charged
+        if stream.reassembly.store is not None:
+            charge += stream.reassembly.charged
+        credit = stream.window.limit - stream.received - limits.INITIAL_STREAM_WINDOW
+        memory.report(self, charge, credit if credit > 0 else 0, now)
+        self.assembler.held = memory.used_up
 
     def _free(self) -> int:
         return min(self._settings.session_recv_window, self._memory.free_for(self))

@@ -46,35 +46,36 @@ class ReceiveWindow:
     receive memory (§14.6), of which one stream's excess takes at most half.
     """
 
-    __slots__ = ("_ceiling", "_epoch_at", "_epoch_time", "limit", "reported", "window")
+    __slots__ = ("_ceiling", "_epoch_time", "epoch_at", "limit", "reported", "window")
 
     def __init__(self, ceiling: int = limits.MAX_RECV_WINDOW) -> None:
         self.limit = limits.INITIAL_STREAM_WINDOW
         self.window = limits.INITIAL_STREAM_WINDOW
         self.reported = 0  # consumed when the last update was decided
         self._ceiling = ceiling
-        self._epoch_at = limits.INITIAL_STREAM_WINDOW  # consumed count that ends the current whole window
+        self.epoch_at = limits.INITIAL_STREAM_WINDOW  # consumed count that ends the current whole window
         self._epoch_time = 0.0
 
     def open_first(self, free: int, now: float) -> None:
         """Raises the window to FIRST_WINDOW when the stream comes to exist or the session is established."""
         self._grow(min(limits.FIRST_WINDOW, self._ceiling), free)
-        self._epoch_at = self.window
+        self.epoch_at = self.window
         self._epoch_time = now
 
     def observe(self, consumed: int, free: int, rtt: float, now: float) -> None:
         """After each batch: doubles the window when a whole one was consumed within two round trips."""
-        if consumed < self._epoch_at:
+        if consumed < self.epoch_at:
             return
         if now - self._epoch_time <= 2 * rtt:
             self._grow(min(self.window * 2, self._ceiling), free)
-        self._epoch_at = consumed + self.window
+        self.epoch_at = consumed + self.window
         self._epoch_time = now
 
     def due(self, consumed: int, *, creeping: bool) -> bool:
         """Is a WINDOW_UPDATE due: unreported consumption at its threshold, or a window that grew?"""
         window = min(self.window, limits.INITIAL_STREAM_WINDOW) if creeping else self.window
-        if consumed + window - self.limit >= max(limits.WINDOW_UPDATE_MIN, window >> 3):
+        unreported = consumed + window - self.limit
+        if unreported >= limits.WINDOW_UPDATE_MIN and unreported >= window >> 3:
             return True
         return not creeping and self.limit < self.reported + self.window
 

@@ -198,6 +198,13 @@ class MessageAssembler:
                 return
             self._check(length)
             at += 4
+            stop = at + length
+            if stop <= end:
+                self.messages.append(bytes(view[at:stop]))
+                self.charge += length + limits.ITEM_OVERHEAD
+                self.consumed += length + 4
+                at = stop
+                continue
             self.consumed += 4
             self._need = length
 

@@ -73,29 +73,34 @@ class Stream:
 
     def add_message(self, data: bytes) -> int:
         """Queues one message of stream 1; returns the stream bytes it takes. A message that fits is never cut."""
-        size = len(data) + 4
-        budget = self.budget
-        if self._size + size > budget and len(self._parts) > 1:
+        length = len(data)
+        size = length + 4
+        taken, budget = self._size + size, self.budget
+        if taken > budget and len(self._parts) > 1 and not self._takes(taken):
             self._close_segment()
-        if len(data) <= budget:
-            parts = self._parts
-            parts.append(message_prefix(len(data)))
+            taken = size
+        parts = self._parts
+        parts.append(message_prefix(length))
+        if length <= budget:
             parts.append(data)
-            self._size += size
+            self._size = taken
         else:
-            self._parts.append(message_prefix(len(data)))
             self._size = 4
             view = memoryview(data)
             at = 0
-            while len(data) - at > budget:
+            while length - at > budget:
                 self._parts.append(view[at : at + budget])
                 self._size += budget
                 at += budget
                 self._close_segment()
             self._parts.append(view[at:])
-            self._size += len(data) - at
+            self._size += length - at
         self._ends += 1
         return size
+
+    def _takes(self, taken: int) -> bool:
+        """Does the open segment still keep to its budget with ``taken`` bytes, when prefixes do not count (§21.2)?"""
+        return taken <= self.budget + limits.CHUNK_SLACK and taken - 4 * (self._ends + 1) <= self.budget
 
     def peek(self) -> Segment | None:
         """The next new segment, unsent; it stays queued until :meth:`pop`."""

@@ -123,7 +123,7 @@ def test_random_writes_keep_every_byte_and_every_end(rng: random.Random) -> None
                     one.cut(rng.randrange(1, segment.size))
                     continue
                 one.pop()
-                assert 0 < segment.size <= one.budget + 4
+                assert 0 < segment.size <= one.budget + limits.CHUNK_SLACK
                 got += b"".join(segment.parts)[4:]
                 ends += segment.ends
         for data, _, more in segments(one):
