@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,6 @@ def start(home: Path) -> Start:
         return serve(SidecarOptions(**options))
 
     return make
-
-
-Echo = Callable[..., AbstractAsyncContextManager[phantom.PhantomListener]]
 
 
 @pytest.fixture(scope="session")
