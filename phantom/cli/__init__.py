@@ -31,6 +31,9 @@ def _run(arguments: list[str]) -> NoReturn:
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
-        print("error: the command line needs the extra 'cli': pip install 'phantom[cli]'", file=sys.stderr)
+        print(
+            "error: the command line needs Phantom's extra 'cli'; in a clone of it: pip install '.[cli]'",
+            file=sys.stderr,
+        )
         sys.exit(1)
     sys.exit(run(arguments))

@@ -44,7 +44,9 @@ def demo(
         try:
             from phantom.cli import demo_sidecar
         except ModuleNotFoundError as error:
-            raise UnsupportedError("this demo needs the extra 'sidecar': pip install 'phantom[sidecar]'") from error
+            raise UnsupportedError(
+                "this demo needs Phantom's extra 'sidecar'; in a clone of it: pip install '.[sidecar]'"
+            ) from error
         story.title(title, "a server, the sidecar and a client, in three processes")
         demo_sidecar.run(story)
     else:

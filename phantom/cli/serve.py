@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from phantom.cli.failures import as_usage
+from phantom.cli.logging_options import LogFilter, LogJson, configure
 from phantom.cli.options import Json
 from phantom.cli.screen import Screen
 from phantom.config import PhantomConfig
 from phantom.limits import MAX_SESSIONS, MAX_SESSIONS_PER_SOURCE
-from phantom.server import logs
 from phantom.server.handlers import load_handler
 from phantom.server.keys import SYSTEM_KEY_FILE
+from phantom.server.logs import DEFAULT_FILTER
 from phantom.server.service import Server, ServerSettings
 from phantom.server.service import serve as serve_until_signal
 
-__all__ = ["TerminalFormatter", "serve"]
-
-_COLORS: Final = {"DEBUG": "bright_black", "WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
-
-
-class TerminalFormatter(logs.PlainFormatter):
-    """The plain form with the level in colour."""
-
-    def level(self, record: logging.LogRecord) -> str:
-        """The level's name, padded and coloured."""
-        return typer.style(f"{record.levelname:7}", fg=_COLORS.get(record.levelname, "green"))
+__all__ = ["serve"]
 
 
 def serve(
@@ -92,18 +81,8 @@ def serve(
         bool,
         typer.Option("--reuse-port", envvar="PHANTOM_REUSE_PORT", help="Share the port with servers that do the same."),
     ] = False,
-    log_json: Annotated[
-        bool, typer.Option("--log-json", envvar="PHANTOM_LOG_JSON", help="Log one JSON object a line.")
-    ] = False,
-    log_filter: Annotated[
-        str,
-        typer.Option(
-            "--log-filter",
-            envvar=["PHANTOM_LOG", "RUST_LOG"],
-            metavar="FILTER",
-            help="LEVEL or LOGGER=LEVEL, comma separated.",
-        ),
-    ] = logs.DEFAULT_FILTER,
+    log_json: LogJson = False,
+    log_filter: LogFilter = DEFAULT_FILTER,
     as_json: Json = False,
 ) -> None:
     """Run the reference server.
@@ -121,17 +100,10 @@ def serve(
             reuse_port=reuse_port,
             config=PhantomConfig.server(max_sessions=max_sessions, max_sessions_per_ip=max_sessions_per_ip),
         )
-    logs.configure(log_filter, _formatter(screen, log_json))
+    configure(screen, log_filter, log_json)
 
     def ready(server: Server) -> None:
         urls = list(server.urls)
         screen.result({"urls": urls, "pid": os.getpid()}, *(Text(url, "bold green") for url in urls))
 
     asyncio.run(serve_until_signal(settings, ready))
-
-
-def _formatter(screen: Screen, log_json: bool) -> logging.Formatter:
-    if log_json:
-        return logs.JsonFormatter()
-    colored = screen.err.is_terminal and not screen.err.no_color and not screen.err.is_dumb_terminal
-    return TerminalFormatter() if colored and sys.platform != "win32" else logs.PlainFormatter()

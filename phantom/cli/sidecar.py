@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phantom.cli.failures import as_usage
+from phantom.cli.logging_options import LogFilter, LogJson, configure
 from phantom.cli.options import Json
 from phantom.cli.screen import Screen
 from phantom.errors import UnsupportedError
-from phantom.server import logs
 from phantom.server.signals import termination
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ def sidecar(
         Path | None,
         typer.Option(
             "--socket",
+            envvar="PHANTOM_SIDECAR_SOCKET",
             metavar="PATH",
             help="The unix socket. Default: phantom/sidecar.sock in the user's runtime directory.",
         ),
@@ -37,6 +37,7 @@ def sidecar(
         int | None,
         typer.Option(
             "--tcp-port",
+            envvar="PHANTOM_SIDECAR_TCP_PORT",
             metavar="PORT",
             min=0,
             max=65535,
@@ -47,20 +48,33 @@ def sidecar(
         Path | None,
         typer.Option(
             "--token-file",
+            envvar="PHANTOM_SIDECAR_TOKEN_FILE",
             metavar="PATH",
             help="Take the access token from this file. Default: a new one beside the socket.",
         ),
     ] = None,
     reflection: Annotated[
-        bool, typer.Option("--reflection", help="Let clients with the token list the services.")
+        bool,
+        typer.Option(
+            "--reflection",
+            envvar="PHANTOM_SIDECAR_REFLECTION",
+            help="Let clients with the token list the services.",
+        ),
     ] = False,
     allow_seed_export: Annotated[
-        bool, typer.Option("--allow-seed-export", help="Let clients take the seed of a key that they have made here.")
+        bool,
+        typer.Option(
+            "--allow-seed-export",
+            envvar="PHANTOM_SIDECAR_ALLOW_SEED_EXPORT",
+            help="Let clients take the seed of a key that they have made here.",
+        ),
     ] = False,
     print_ready: Annotated[
         bool,
         typer.Option("--print-ready", help="Print one line of JSON when it serves: address, token file, version, pid."),
     ] = False,
+    log_json: LogJson = False,
+    log_filter: LogFilter = "info",
     as_json: Json = False,
 ) -> None:
     """Serve other programs over gRPC.
@@ -71,7 +85,9 @@ def sidecar(
     try:
         from phantom.sidecar.server import SidecarOptions, ready_line, serve
     except ModuleNotFoundError as error:
-        raise UnsupportedError("the sidecar needs the extra 'sidecar': pip install 'phantom[sidecar]'") from error
+        raise UnsupportedError(
+            "the sidecar needs Phantom's extra 'sidecar'; in a clone of it: pip install '.[sidecar]'"
+        ) from error
     with as_usage():
         options = SidecarOptions(
             socket=socket,
@@ -80,7 +96,7 @@ def sidecar(
             reflection=reflection,
             allow_seed_export=allow_seed_export,
         )
-    logs.configure(os.environ.get("PHANTOM_LOG") or "info", logs.PlainFormatter())
+    configure(screen, log_filter, log_json)
 
     def ready(state: Ready) -> None:
         if screen.as_json:

@@ -36,7 +36,7 @@ def test_without_the_extra_the_larger_one_names_the_extra(invoke: Invoke, monkey
     monkeypatch.setitem(sys.modules, "phantom.sidecar.client", None)
     outcome = invoke("demo", "--sidecar")
     assert outcome.code == 1
-    assert "pip install 'phantom[sidecar]'" in outcome.err
+    assert "pip install '.[sidecar]'" in outcome.err
 
 
 @pytest.mark.slow

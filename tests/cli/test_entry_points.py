@@ -53,7 +53,9 @@ main()
 def test_without_the_extra_it_names_the_extra(missing: str) -> None:
     done = without(missing)
     assert done.returncode == 1
-    assert done.stderr == "error: the command line needs the extra 'cli': pip install 'phantom[cli]'\n"
+    assert (
+        done.stderr == "error: the command line needs Phantom's extra 'cli'; in a clone of it: pip install '.[cli]'\n"
+    )
 
 
 def test_another_missing_module_is_itself() -> None:

@@ -43,7 +43,7 @@ class TestSettings:
             found.append(settings)
 
         monkeypatch.setattr(command, "serve_until_signal", serve)
-        monkeypatch.setattr(command.logs, "configure", lambda text, formatter: found.append((text, formatter)))
+        monkeypatch.setattr(logs, "configure", lambda text, formatter: found.append((text, formatter)))
         return found
 
     def test_defaults(self, invoke: Invoke, taken: list[Any]) -> None:
@@ -122,14 +122,6 @@ class TestSettings:
         assert outcome.code == 2
         assert complaint in outcome.err
         assert taken == []
-
-    def test_logs_are_coloured_on_a_terminal(self, invoke: Invoke, taken: list[Any]) -> None:
-        assert invoke("serve", FORCE_COLOR="1", TERM="xterm").code == 0
-        formatter = taken[0][1]
-        record = logging.LogRecord("phantom", logging.WARNING, "", 0, "text", None, None)
-        assert "\x1b[33mWARNING\x1b[0m phantom: text" in formatter.format(record)
-        assert invoke("serve", FORCE_COLOR="1", TERM="xterm", NO_COLOR="1").code == 0
-        assert type(taken[2][1]) is logs.PlainFormatter
 
 
 class TestInThisProcess:

@@ -83,6 +83,25 @@ class TestInThisProcess:
         assert outcome.code == 1
         assert "chmod 700" in outcome.err
 
+    def test_the_environment(self, invoke: Invoke, home: Path) -> None:
+        (home / "own.token").write_text("ab" * 32)
+        (home / "own.token").chmod(0o600)
+        outcome = invoke(
+            "sidecar",
+            "--json",
+            PHANTOM_SIDECAR_SOCKET=str(home / "s.sock"),
+            PHANTOM_SIDECAR_TOKEN_FILE=str(home / "own.token"),
+            PHANTOM_SIDECAR_REFLECTION="1",
+            PHANTOM_SIDECAR_ALLOW_SEED_EXPORT="1",
+            PHANTOM_LOG="phantom=info",
+            PHANTOM_LOG_JSON="1",
+        )
+        assert outcome.code == 0, outcome.err
+        assert json.loads(outcome.out)["token_file"] == str(home / "own.token")
+        assert [json.loads(line)["message"] for line in outcome.err.splitlines()][-1] == "the sidecar stops"
+        outcome = invoke("sidecar", "--json", PHANTOM_SIDECAR_TCP_PORT="0", XDG_RUNTIME_DIR=str(home))
+        assert json.loads(outcome.out)["address"].startswith("127.0.0.1:")
+
     def test_a_contradiction_is_usage(self, invoke: Invoke, home: Path) -> None:
         outcome = invoke("sidecar", "--socket", str(home / "s.sock"), "--tcp-port", "0")
         assert outcome.code == 2
@@ -91,7 +110,7 @@ class TestInThisProcess:
         monkeypatch.setitem(sys.modules, "phantom.sidecar.server", None)
         outcome = invoke("sidecar")
         assert outcome.code == 1
-        assert "pip install 'phantom[sidecar]'" in outcome.err
+        assert "pip install '.[sidecar]'" in outcome.err
 
 
 @pytest.mark.slow

@@ -1,0 +1,41 @@
+"""The first signal asks, the second one does not."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from phantom.server.signals import termination
+
+BOTH = (signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", BOTH)
+async def test_the_first_signal_sets_the_event(number: int) -> None:
+    before = [signal.getsignal(each) for each in BOTH]
+    with termination() as asked:
+        assert not asked.is_set()
+        signal.raise_signal(number)
+        await asyncio.wait_for(asked.wait(), 30)
+    assert [signal.getsignal(each) for each in BOTH] == before
+
+
+@pytest.mark.parametrize("number", BOTH)
+async def test_the_second_ends_the_process(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    left: list[int] = []
+    monkeypatch.setattr("phantom.server.signals.os._exit", left.append)
+    with termination() as asked:
+        signal.raise_signal(signal.SIGTERM)
+        assert left == []
+        signal.raise_signal(number)
+        assert left == [128 + number]
+        await asyncio.wait_for(asked.wait(), 30)
+
+
+async def test_handlers_come_back_after_an_error() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ValueError, match="x"), termination():
+        raise ValueError("x")
+    assert signal.getsignal(signal.SIGTERM) is before
