@@ -39,6 +39,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._virtual = _VirtualSelector()
         super().__init__(self._virtual)
+        # A timer fires before time() + resolution, which must be more than time() for years to come, or none fires.
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         """Virtual seconds."""

@@ -264,6 +264,19 @@ async def test_a_cut_fails_both_ends_at_once() -> None:
 
 
 @virtual
+async def test_a_leg_may_be_cut_before_anybody_owns_it() -> None:
+    runtime = SimulatedRuntime()
+    MemoryLeg(runtime, 0.0, 100, "alone").cut()
+    one, other = memory_leg_pair(runtime)
+    one.cut()
+    owner = Owner()
+    other.start(owner)
+    one.send_raw(b"gone")
+    await runtime.sleep(1.0)
+    assert (owner.got, owner.lost) == (b"", [])
+
+
+@virtual
 async def test_a_stall_keeps_everything_in_order() -> None:
     ends = Ends(latency=0.1)
     ends.send(b"0")
