@@ -441,6 +441,8 @@ class Connection:
                     ready.rotate(-1)
         except PhantomError as error:  # no nonce, epoch or segment index is left; what is sealed still leaves
             self._fail(error)
+        if not ready:
+            self._ready = None  # an empty deque takes 760 bytes
         if sent:
             self.stats.packets_sent += sent
             path.mark_outstanding(now)

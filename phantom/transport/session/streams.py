@@ -115,7 +115,10 @@ class Stream:
         """Takes the segment that :meth:`peek` showed."""
         queue = self._queue
         assert queue
-        return queue.popleft()
+        segment = queue.popleft()
+        if not queue:
+            self._queue = None  # an empty deque takes 760 bytes
+        return segment
 
     def cut(self, room: int) -> None:
         """Splits the next segment so that its first part has ``room`` data bytes."""
