@@ -20,6 +20,8 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import Message
 
+from bindings.codegen import lock
+from bindings.codegen.c import lower
 from bindings.codegen.model import OPTIONS, DefinitionError, load
 from bindings.codegen.plugin import render
 from bindings.codegen.targets import targets
@@ -76,6 +78,9 @@ def generated(root: Path = ROOT) -> dict[str, bytes]:
     compiled = descriptors(root)
     try:
         package = load(compiled.file, sources(root), version(root))
+        locked = root / lock.PATH
+        if locked.exists():
+            lock.check(lower(package), locked.read_text(encoding="utf-8"))
         written = render(package)
     except DefinitionError as error:
         raise GenerateError(str(error)) from error

@@ -215,6 +215,10 @@ class Enum(Element):
     values: tuple[EnumValue, ...]
     """In the order of declaration, the unspecified value (number 0) included."""
     code_offset: int
+    errors: bool
+    """Its values are the error codes."""
+    c_type: str
+    """Its name in C, without prefix."""
 
     @property
     def codes(self) -> tuple[EnumValue, ...]:
@@ -280,6 +284,8 @@ class Service(Element):
     """In the order of declaration."""
     local: bool
     """Not served by gRPC; see :attr:`Operation.local`."""
+    chapter: str
+    """The chapter of a reference that its calls belong to; services may share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -652,10 +658,19 @@ class _Loader:
                 )
             )
         found = Enum(
-            proto.name, file.comment(path), location, since, prefix + proto.name, parent, tuple(values), offset
+            proto.name,
+            file.comment(path),
+            location,
+            since,
+            full_name=prefix + proto.name,
+            parent=parent,
+            values=tuple(values),
+            code_offset=offset,
+            errors=bool(rule and rule.errors),
+            c_type=(rule.c_type if rule else "") or start[:-1].lower(),
         )
         self._enums[found.full_name] = found
-        if rule and rule.errors:
+        if found.errors:
             self._error_enums.append((found, rules))
 
     def _errors(self) -> tuple[ErrorCode, ...]:
@@ -750,7 +765,8 @@ class _Loader:
                     c_text=c.text if c else "",
                 )
             )
-        return Service(proto.name, file.comment(path), location, since, full_name, tuple(operations), local)
+        chapter = rule.chapter if rule and rule.chapter else proto.name.removesuffix("Service")
+        return Service(proto.name, file.comment(path), location, since, full_name, tuple(operations), local, chapter)
 
     def _check_references(self, package: Package) -> None:
         for message in package.messages:

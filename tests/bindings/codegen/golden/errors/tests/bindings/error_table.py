@@ -24,4 +24,8 @@ ERRORS: Final = (
     Error(1, "SHUT", "TRANSPORT", 0, True, False),
     Error(2, "INTERNAL", "LOCAL", 0, False, True),
     Error(4, "GLUED", "TRANSPORT", 1, False, True),
+    Error(6, "VALIDATION", "LOCAL", 0, False, False),
+    Error(13, "SESSION_NOT_FOUND", "LOCAL", 0, False, False),
+    Error(15, "TIMEOUT", "TRANSPORT", 0, False, False),
+    Error(19, "UNSUPPORTED", "LOCAL", 0, False, False),
 )

@@ -29,6 +29,14 @@ export const ErrorCode = {
   INTERNAL: 2,
   /** The lid is glued. */
   GLUED: 4,
+  /** An argument is out of range. */
+  VALIDATION: 6,
+  /** No such handle. */
+  SESSION_NOT_FOUND: 13,
+  /** It took too long. */
+  TIMEOUT: 15,
+  /** Not offered here. */
+  UNSUPPORTED: 19,
 } as const;
 
 /** The name of an error. */
@@ -63,5 +71,37 @@ export const ERRORS: Readonly<Record<ErrorCode, ErrorInfo>> = {
     retryable: false,
     final: true,
     summary: "the lid is glued",
+  },
+  6: {
+    code: 6,
+    name: "VALIDATION",
+    branch: "local",
+    retryable: false,
+    final: false,
+    summary: "an argument is out of range",
+  },
+  13: {
+    code: 13,
+    name: "SESSION_NOT_FOUND",
+    branch: "local",
+    retryable: false,
+    final: false,
+    summary: "no such handle",
+  },
+  15: {
+    code: 15,
+    name: "TIMEOUT",
+    branch: "transport",
+    retryable: false,
+    final: false,
+    summary: "it took too long",
+  },
+  19: {
+    code: 19,
+    name: "UNSUPPORTED",
+    branch: "local",
+    retryable: false,
+    final: false,
+    summary: "not offered here",
   },
 };

@@ -8,6 +8,14 @@ public enum ErrorCode: UInt32, Sendable, CaseIterable, Hashable {
     case `internal` = 2
     /// The lid is glued.
     case glued = 4
+    /// An argument is out of range.
+    case validation = 6
+    /// No such handle.
+    case sessionNotFound = 13
+    /// It took too long.
+    case timeout = 15
+    /// Not offered here.
+    case unsupported = 19
 
     /// Who is at fault.
     public enum Branch: Sendable, Hashable {
@@ -22,10 +30,14 @@ public enum ErrorCode: UInt32, Sendable, CaseIterable, Hashable {
     /// Who is at fault for this error.
     public var branch: Branch {
         switch self {
-        case .internal:
+        case .internal,
+             .validation,
+             .sessionNotFound,
+             .unsupported:
             return .local
         case .shut,
-             .glued:
+             .glued,
+             .timeout:
             return .transport
         }
     }
@@ -63,6 +75,10 @@ public enum ErrorCode: UInt32, Sendable, CaseIterable, Hashable {
         case .shut: return "the lid is shut"
         case .internal: return "an invariant was broken"
         case .glued: return "the lid is glued"
+        case .validation: return "an argument is out of range"
+        case .sessionNotFound: return "no such handle"
+        case .timeout: return "it took too long"
+        case .unsupported: return "not offered here"
         }
     }
 }

@@ -23,7 +23,15 @@ public enum class ErrorCode(
     /** An invariant was broken; this is a bug. */
     INTERNAL(2, Branch.LOCAL, false, true, "an invariant was broken"),
     /** The lid is glued. */
-    GLUED(4, Branch.TRANSPORT, false, true, "the lid is glued");
+    GLUED(4, Branch.TRANSPORT, false, true, "the lid is glued"),
+    /** An argument is out of range. */
+    VALIDATION(6, Branch.LOCAL, false, false, "an argument is out of range"),
+    /** No such handle. */
+    SESSION_NOT_FOUND(13, Branch.LOCAL, false, false, "no such handle"),
+    /** It took too long. */
+    TIMEOUT(15, Branch.TRANSPORT, false, false, "it took too long"),
+    /** Not offered here. */
+    UNSUPPORTED(19, Branch.LOCAL, false, false, "not offered here");
 
     /** The error that this one is a special case of. */
     public val base: ErrorCode?
