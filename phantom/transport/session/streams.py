@@ -76,7 +76,7 @@ class Stream:
         length = len(data)
         size = length + 4
         taken, budget = self._size + size, self.budget
-        if taken > budget and len(self._parts) > 1 and not self._takes(taken):
+        if taken > budget and len(self._parts) > 1 and (length > budget or not self._takes(taken)):
             self._close_segment()
             taken = size
         parts = self._parts
