@@ -69,6 +69,25 @@ def test_a_large_message_is_cut_by_the_budget_and_its_tail_shares() -> None:
     assert max(size for _, size, _ in found) <= CHUNK + limits.CHUNK_SLACK
 
 
+def test_a_message_just_over_the_budget_miscounted_the_tail_before_it() -> None:
+    for over in range(1, 6):
+        one = stream()
+        for number in range(3):
+            one.add_message(pattern(CHUNK + over, number))
+        found = segments(one)
+        assert b"".join(data for data, _, _ in found) == b"".join(message(pattern(CHUNK + over, n)) for n in range(3))
+
+
+def test_messages_whose_prefixes_alone_exceed_the_budget_share() -> None:
+    one = stream()
+    for _ in range(4):
+        one.add_message(b"q" * (CHUNK // 4))
+    assert [(size, ends) for _, size, ends in segments(one)] == [(CHUNK + 16, 4)]
+    for _ in range(200):
+        one.add_message(b"12345")
+    assert max(size for _, size, _ in segments(one)) <= CHUNK + limits.CHUNK_SLACK
+
+
 def test_an_exact_multiple_of_the_budget_has_no_empty_tail() -> None:
     one = stream()
     one.add_message(pattern(3 * CHUNK))
