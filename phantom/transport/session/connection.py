@@ -320,8 +320,10 @@ class Connection:
             self.wake()
 
     def memory_freed(self) -> None:
-        """Receive memory is no longer used up: messages may be begun again (§14.11)."""
+        """Receive memory is no longer used up: messages may be begun again, and the window opens (§14.11)."""
         self.assembler.held = False
+        if self.session_stream.window.due(self.assembler.consumed, creeping=False):
+            self._window_owed = self._owed = True
         self.progress = True
         if self.wake is not None:
             self.wake()
@@ -365,6 +367,8 @@ class Connection:
                 at = self._fill_owed(buf, view, at, cap, now)
             if self._ready:
                 at = self._fill_streams(buf, view, at, cap, now)
+                if self._owed and not self._close_copies:  # the PING behind the last segment
+                    at = self._fill_owed(buf, view, at, cap, now)
         except PhantomError as error:  # nonces or epochs are exhausted
             self._fail(error)
         if self._close_copies:

@@ -338,6 +338,24 @@ def test_a_session_that_was_held_goes_on_when_memory_is_freed() -> None:
     assert server.read(0.0) == [b"one", pattern(5000)]
 
 
+def test_a_window_that_crept_stayed_shut_until_the_peer_probed() -> None:
+    memory = ReceiveMemory(16 * MiB)
+    (hog,) = holders(1)
+    server, peer = server_with_peer(memory=memory)
+    peer.give(peer.data(0, (MiB - 4).to_bytes(4, "big")))
+    hog.reports(memory, 16 * MiB)
+    for index in range(1, 17):
+        peer.give(peer.data(index, bytes(64 * KiB - (4 if index == 16 else 0))))
+        server.emit(0.0)
+    assert server.conn.session_stream.received == MiB
+    assert server.conn.session_stream.window.limit == MiB + 64 * KiB
+    assert server.read(0.0) == [bytes(MiB - 4)]
+    server.emit(0.0)
+    hog.reports(memory, 0)
+    (update,) = peer.see()
+    assert int.from_bytes(update.plaintext, "big") == 2 * MiB
+
+
 def test_memory_used_up_for_five_seconds_is_enforced_by_a_timer() -> None:
     memory = ReceiveMemory(4 * MiB)
     (hog,) = holders(1)

@@ -138,7 +138,7 @@ def test_a_ping_behind_the_last_segment_brings_the_last_acknowledgement() -> Non
     engine, peer = client_with_peer()
     engine.conn.send_message(b"last")
     engine.conn.close(0, 0.0)
-    assert words(peer.see()) == [flags.DATA, flags.PING]
+    assert words(peer.open(engine.batch(0.0, 0))) == [flags.DATA, flags.PING]
     assert words(peer.see()) == []
     # Queued data that the window holds back is not passed by the PING.
     engine, peer = client_with_peer()
