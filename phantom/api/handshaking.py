@@ -388,13 +388,17 @@ class ServerHandshake(_FramedHandshake):
                 self._send(event.frame)
             elif isinstance(event, Established):
                 self._leg.flush()
+                if self._over:  # the client went away before it was answered
+                    event.result.wipe()
+                    return
                 self._finish()
                 self._ended(self, None)
                 self._accept(event.result, self._leg, self._runtime.monotonic() - self._started)
                 return
             elif isinstance(event, Close):
                 self._leg.flush()
-                self._stop(event.reason, linger=True)
+                if not self._over:
+                    self._stop(event.reason, linger=True)
                 return
         self._leg.flush()
         self._rearm(self._responder.deadline(self._runtime.monotonic()))

@@ -78,6 +78,7 @@ class PhantomListener:
         self._handshakes: dict[ServerHandshake, None] = {}  # in order of acceptance
         self._lingering: list[Leg] = []  # refused, and not quite closed yet
         self._turns: deque[Callable[[], None]] = deque()
+        self._turn_due = False
         self._sessions: dict[PhantomSession, str] = {}
         self._per_source: dict[str, int] = {}
         self._accepted: deque[AcceptOutcome] = deque()
@@ -316,15 +317,20 @@ class PhantomListener:
 
     def _take_turn(self, work: Callable[[], None]) -> None:
         self._turns.append(work)
-        if len(self._turns) == 1:
+        self._schedule_turn()
+
+    def _schedule_turn(self) -> None:
+        if self._turns and not self._turn_due:
+            self._turn_due = True
             self._runtime.call_soon(self._run_turn)
 
     def _run_turn(self) -> None:
-        for _ in range(min(_PER_TURN, len(self._turns))):
-            self._turns[0]()
-            self._turns.popleft()
-        if self._turns:
-            self._runtime.call_soon(self._run_turn)
+        self._turn_due = False
+        try:
+            for _ in range(min(_PER_TURN, len(self._turns))):
+                self._turns.popleft()()
+        finally:
+            self._schedule_turn()
 
     def _handshake_ended(self, handshake: ServerHandshake, reason: str | None) -> None:
         self._handshakes.pop(handshake, None)
