@@ -603,3 +603,20 @@ def test_a_peer_that_ignores_the_window_is_refused_and_charged_no_more() -> None
         assert held <= window + 16_000
         assert engine.conn.phase is Phase.ESTABLISHED
         engine.conn.path_lost(0.0)
+
+
+def test_every_stream_id_of_the_space_costs_bounded_memory() -> None:
+    engine, peer = server_with_peer()
+    peer.give(peer.ping())
+    gc.collect()
+    tracemalloc.start()
+    base, _ = tracemalloc.get_traced_memory()
+    for stream_id in range(2, 65536, 7):
+        engine.take(peer.data(0, b"open", stream_id=stream_id), 0.0)
+    peer.protection.nonces.clear()
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used - base < 4 * MiB
+    assert engine.counters.protocol_violation + engine.counters.replay_rejected == len(range(2, 65536, 7))
+    peer.give(peer.data(0, message(b"stream 1 goes on")))
+    assert engine.read(0.0) == [b"stream 1 goes on"]

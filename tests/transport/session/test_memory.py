@@ -372,3 +372,50 @@ def test_memory_used_up_for_five_seconds_is_enforced_by_a_timer() -> None:
     assert hog.ended == 1
     assert server.conn.next_timer() is None
     assert server.read(6.0) == [b"unread"]
+
+
+def test_one_process_is_bounded_against_all_its_peers() -> None:
+    """Appendix A 53: full windows, half messages, early segments, tiny and empty messages, and nobody reads."""
+    memory = ReceiveMemory(16 * MiB)
+    sessions = [server_with_peer(memory=memory) for _ in range(64)]
+    indices = [0] * 64
+    styles = (
+        message(pattern(60_000)),
+        (16 * MiB).to_bytes(4, "big") + bytes(60_000),
+        message(b"") * 15_000,
+        message(b"x") * 12_000,
+        b"",
+    )
+    now = 0.0
+    for turn in range(40):
+        for number, (server, peer) in enumerate(sessions):
+            if server.conn.phase is not Phase.ESTABLISHED:
+                continue
+            style = styles[number % len(styles)]
+            if not style:  # behind a gap
+                peer.give(*(peer.data(2 * (turn * 50 + i) + 1, b"early") for i in range(50)), now=now)
+            elif number % len(styles) == 1 and turn:
+                peer.give(peer.data(indices[number], bytes(60_000)), now=now)
+            else:
+                peer.give(peer.data(indices[number], style), now=now)
+            indices[number] += 1
+            server.emit(now)
+            assert memory.charged * 8 < memory.capacity * 9
+        now += 0.2
+        for server, _ in sessions:
+            server.tick(now)
+    ended = [server for server, _ in sessions if server.conn.phase is not Phase.ESTABLISHED]
+    assert ended
+    assert {server.conn.error.code for server in ended if server.conn.error is not None} == {3}
+    # Whoever comes now is served, at the latest when patience is over.
+    fresh, client = server_with_peer(memory=memory, now=now)
+    client.give(client.data(0, message(b"hello")), now=now)
+    if memory.used_up:
+        deadline = memory.deadline()
+        assert deadline is not None
+        fresh.conn.handle_timer(deadline)
+    assert fresh.read(now + 5.0) == [b"hello"]
+    for server, _ in sessions:
+        server.conn.path_lost(now)
+    fresh.conn.path_lost(now)
+    assert (memory.charged, memory.credit, len(memory._accounts), len(memory._held)) == (0, 0, 0, 0)
