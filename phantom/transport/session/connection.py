@@ -220,6 +220,11 @@ class Connection:
         return self.written - self.acked
 
     @property
+    def flushed(self) -> int:
+        """Stream bytes that the peer acknowledged from the first on, without a gap."""
+        return self.acked - self.session_stream.outstanding.ahead
+
+    @property
     def has_room(self) -> bool:
         """True while the send buffer takes another message (§14.10)."""
         return self.queued <= limits.SEND_BUFFER_CAP

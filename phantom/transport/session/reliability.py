@@ -77,12 +77,13 @@ _NO_SEGMENTS: deque[Segment] = deque(maxlen=0)  # an empty deque takes 760 bytes
 class OutstandingSegments:
     """Segments sent and not yet acknowledged, by index; ``base`` is the lowest index still held."""
 
-    __slots__ = ("_judged", "base", "bytes", "segments")
+    __slots__ = ("_judged", "ahead", "base", "bytes", "segments")
 
     def __init__(self) -> None:
         self.base = 0
         self._judged = 0  # indices below it were acknowledged, or named as refused
         self.bytes = 0
+        self.ahead = 0  # bytes acknowledged beyond the first gap
         self.segments = _NO_SEGMENTS
 
     @property
@@ -113,7 +114,9 @@ class OutstandingSegments:
             while segments and self.base <= high:
                 segment = segments.popleft()
                 self.base += 1
-                if not segment.acked:
+                if segment.acked:
+                    self.ahead -= segment.size
+                else:
                     freed += segment.size
         if islands:  # one pass over the queue, whatever the peer puts into its SACK
             walk, at = iter(segments), self.base
@@ -123,9 +126,10 @@ class OutstandingSegments:
                         segment.acked = True
                         segment.parts = []
                         freed += segment.size
+                        self.ahead += segment.size
                 at = high + 1
         while segments and segments[0].acked:
-            segments.popleft()
+            self.ahead -= segments.popleft().size
             self.base += 1
         if not segments:
             self.segments = _NO_SEGMENTS

@@ -125,6 +125,7 @@ def test_outstanding_segments_against_a_model(rng: random.Random) -> None:
             base = next((i for i in range(len(sizes)) if i not in acked), len(sizes))
             assert (outstanding.base, outstanding.next_index) == (base, len(sizes))
             assert outstanding.bytes == sum(size for i, size in enumerate(sizes) if i not in acked)
+            assert outstanding.ahead == sum(sizes[i] for i in acked if i > base)
             largest = ranges[0][1]
             assert outstanding.refused(largest) == [i for i in range(largest) if i not in acked | named]
             named |= set(range(largest))
@@ -243,12 +244,14 @@ def test_an_acknowledged_byte_is_progress() -> None:
     engine.conn.progress = False
     peer.give(peer.sack((1, 2)))
     assert engine.conn.unacknowledged == 1004
+    assert (engine.conn.acked, engine.conn.flushed) == (2008, 0)
     assert engine.conn.progress
     engine.conn.progress = False
     peer.give(peer.sack((1, 2)))
     assert not engine.conn.progress
     peer.give(peer.sack((0, 2)))
     assert engine.conn.unacknowledged == 0
+    assert engine.conn.flushed == 3012
     assert engine.conn.path.outstanding_since is None
 
 
