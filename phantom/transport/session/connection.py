@@ -295,7 +295,9 @@ class Connection:
         return bool(self.messages)
 
     def close(self, code: int, now: float, timeout: float | None = None) -> None:
-        """Begins an orderly close: flush, then CLOSE with ``code`` (§15.2). Later calls have no effect."""
+        """Begins an orderly close: flush, then CLOSE with ``code`` (§15.2). A later call can only shorten the flush."""
+        if self.phase is Phase.CLOSING and timeout is not None:
+            self._close_deadline = _earlier(self._close_deadline, now + timeout)
         if self.phase is not Phase.ESTABLISHED:
             return
         self.close_code = code

@@ -260,8 +260,8 @@ def test_the_session_charged_most_ends_with_code_3_and_really_lets_go() -> None:
     victim.emit(0.0)
     index = 21
     while victim.conn.phase is Phase.ESTABLISHED:
-        bad.give(bad.data(index, b"x"))
         victim.emit(0.0)
+        bad.give(bad.data(index, b"x"))
         index += 1
         assert memory.charged < 4.5 * MiB + 65
     assert isinstance(victim.conn.end_error(), BusyError)

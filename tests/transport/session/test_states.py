@@ -183,6 +183,23 @@ def test_close_timeout_caps_the_whole() -> None:
         assert words(peer.see(3.0))[-3:] == CLOSES
 
 
+def test_a_later_close_could_not_shorten_the_flush() -> None:
+    engine, peer = client_with_peer()
+    engine.conn.send_message(b"data")
+    engine.emit(0.0)
+    engine.conn.close(5, 0.0)
+    engine.conn.close(6, 1.0, 100.0)
+    engine.conn.close(7, 1.0, 2.0)
+    engine.conn.close(8, 1.0, 3.0)
+    engine.conn.close(9, 1.0)
+    assert engine.conn.next_timer() == 3.0
+    engine.conn.handle_timer(3.0)
+    assert engine.conn.phase is Phase.CLOSED
+    assert peer.see(3.0)[-1].plaintext[:3] == b"\x01\0\5"
+    engine.conn.close(7, 4.0, 0.0)
+    assert engine.conn.next_timer() is None
+
+
 def test_a_closing_session_goes_on_receiving_and_answering() -> None:
     engine, peer = client_with_peer()
     engine.conn.send_message(b"owed")
