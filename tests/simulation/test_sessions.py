@@ -7,6 +7,7 @@ import pytest
 from phantom.errors import BusyError, NetworkError, SessionDeadError
 from phantom.transport.session.states import ConnectionState, Phase
 from tests.simulation.world import Party, World
+from tests.transport.session.engines import pattern
 
 DRAINING, CLOSED, DEAD = ConnectionState.DRAINING, ConnectionState.CLOSED, ConnectionState.DEAD
 
@@ -86,6 +87,24 @@ def test_a_close_in_the_middle_flushes_or_tells(seed: int) -> None:
         assert conn.end_error().unacknowledged == conn.unacknowledged
     if len(closers) == 1:
         assert closers[0].other.engine.conn.peer_code is not None
+
+
+def test_a_close_with_64_mib_queued_over_80_mbit_loses_nothing() -> None:
+    """Appendix A 67."""
+    world = World(0)
+    world._pause = 0.0
+    for party in world.parties:
+        party.pipe.rate, party.pipe.capacity, party.pipe.latency = 1e7, 256_000, 0.02
+        party.to_send = 0
+    for number in range(64):
+        data = pattern(1 << 20, number)
+        world.client.engine.conn.send_message(data)
+        world.client.sent.append(data)
+    world.client.engine.conn.close(0, 0.0)
+    start(world)
+    settle(world)
+    all_through(world, world.client)
+    assert world.server.engine.conn.peer_code == 0
 
 
 @pytest.mark.parametrize("seed", range(200, 225))

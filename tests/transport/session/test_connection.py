@@ -280,10 +280,11 @@ def test_data_that_crosses_a_rekey_opens_under_the_previous_epoch() -> None:
     assert pair.server.protection.epoch == 1
 
 
-def test_the_last_epoch_ends_the_session_and_says_so() -> None:
-    pair = Pair(guards={"sequence_watermark": 10, "max_epoch": 3})
+@pytest.mark.parametrize(("watermark", "last"), [(10, 3), (4, 255)])
+def test_the_last_epoch_ends_the_session_and_says_so(watermark: int, last: int) -> None:
+    pair = Pair(guards={"sequence_watermark": watermark, "max_epoch": last})
     received = 0
-    for number in range(200):
+    for number in range(2000):
         if pair.client.conn.phase.over:
             break
         pair.client.conn.send_message(b"%d" % number)
@@ -291,10 +292,11 @@ def test_the_last_epoch_ends_the_session_and_says_so() -> None:
         received = len(pair.server.got)
     assert isinstance(pair.client.conn.error, EpochExhaustedError)
     assert pair.client.conn.error.code == 27
-    pair.run(300.0, 301.0)
+    assert pair.client.protection.epoch == last
+    pair.run(3000.0, 3001.0)
     assert pair.server.conn.peer_code == 27
     assert pair.server.got == [b"%d" % number for number in range(received)]
-    assert received >= 30
+    assert received >= last
     assert pair.client.conn.unacknowledged > 0
 
 

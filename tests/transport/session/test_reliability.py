@@ -390,6 +390,14 @@ def test_a_stale_resend_stopped_what_was_queued_behind_it() -> None:
     assert not engine.conn.wants_to_send
 
 
+def test_what_was_acknowledged_while_its_resend_waited_is_not_resent() -> None:
+    engine, peer = sender(5)
+    peer.give(peer.sack((4, 4)))
+    peer.give(peer.sack((4, 4), (1, 2)))
+    assert indices(peer.see()) == [0, 3]
+    assert engine.conn.stats.retransmissions == 2
+
+
 def test_the_number_of_outstanding_segments_is_bounded() -> None:
     engine, peer = sender(32, send_segments=32)
     engine.conn.send_message(b"one too many")
