@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, cast
 
@@ -117,10 +118,11 @@ class PhantomListener:
         """:meth:`bind` with one address and a key that must be given."""
         return await listen(address, key=key, reuse_port=reuse_port, config=config, runtime=runtime, rng=rng)
 
-    def _bind(self, addresses: tuple[Address, ...], reuse_port: bool) -> None:
+    async def _bind(self, addresses: tuple[Address, ...], reuse_port: bool) -> None:
         try:
             for address in addresses:
-                for sock in bind_tcp(address.host, address.port, reuse_port=reuse_port):
+                bind = partial(bind_tcp, address.host, address.port, reuse_port=reuse_port)
+                for sock in await self._runtime.in_thread(bind):  # resolving a name may take its time
                     self._sockets.append(sock)
                     host, port = sock.getsockname()[:2]
                     self._addresses.append(Address(address.leg, host, port))
@@ -414,7 +416,7 @@ class Binding:
     async def _bind(self) -> PhantomListener:
         key = self._key or HybridSigningKey.generate(self._rng)
         listener = PhantomListener(key, self._config, self._runtime or AsyncioRuntime(), self._rng)
-        listener._bind(self._addresses, self._reuse_port)
+        await listener._bind(self._addresses, self._reuse_port)
         return listener
 
 

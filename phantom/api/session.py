@@ -299,8 +299,9 @@ class PhantomSession:
         deadline = Deadline(self._runtime, timeout)
         driver = await self._wait_established(deadline)
         conn = driver.conn
-        target, waited = conn.written, conn.unacknowledged
-        while conn.acked < target:
+        target = conn.written
+        waited = target - conn.flushed
+        while conn.flushed < target:
             if conn.phase.over:
                 raise conn.end_error()
             await driver.acknowledged.wait(deadline, "the peer did not acknowledge everything")
