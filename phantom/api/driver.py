@@ -88,14 +88,14 @@ class SessionDriver:
             conn.check_sendable()
             if conn.has_room:
                 break
-        if conn.queued <= _LOW_WATER:
-            self.writers.wake(1)
 
     def send(self, data: bytes) -> None:
         """Queues one message and lets it leave: at once, with its batch, or at the end of this turn."""
         conn = self.conn
         conn.send_message(data)
         self._since_yield += len(data)
+        if self.writers and conn.queued <= _LOW_WATER:  # not before this one counts, or the next would wait again, last
+            self.writers.wake(1)
         if not self._gathering:
             self._gathering = True  # until this turn ends, or the next one begins with bytes that arrive
             self._leg.flush()
@@ -164,6 +164,8 @@ class SessionDriver:
         end = conn.fill(conn.path.id, buf, view, at, cap, now)
         if self.writers and conn.queued <= _LOW_WATER:
             self.writers.wake(1)
+        if conn.progress:  # filling found the session unable to go on
+            self._woken()
         return end
 
     def leg_blocked(self, blocked: bool) -> None:
@@ -186,9 +188,6 @@ class SessionDriver:
             self._wake()
         if conn.wants_to_send:
             self._leg.flush()
-        if conn.progress:  # filling found the session unable to go on
-            conn.progress = False
-            self._wake()
         if conn.phase.over:
             self._end()
         else:
@@ -251,4 +250,5 @@ class SessionDriver:
         self._ended = True
         self._drop_timer()
         self._leg.close(linger=self.conn.path.live)
+        self.conn.protection.close()  # the leg has taken what there was to say
         self._on_change()
