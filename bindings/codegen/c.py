@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import keyword
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -288,10 +288,9 @@ class _Lowering:
         for service in services:
             calls = [call for operation in service.operations if operation.c_name for call in self._calls(operation)]
             if calls:
-                texts, collected = chapters.setdefault(service.chapter, ([], []))
-                texts += [service.comment] if service.local else []
-                collected += calls
-        self._refuse_doubles(call for _, calls in chapters.values() for call in calls)
+                chapter = chapters.setdefault(service.chapter, ([], []))
+                chapter[0].extend([service.comment] if service.local else [])
+                chapter[1].extend(calls)
         field_enums = tuple(
             (f"{self._prefix}_{message.c_field_enum}_field", message)
             for message in self._package.messages
@@ -301,7 +300,7 @@ class _Lowering:
             for member in message.fields:
                 if member.kind is Kind.ENUM:
                     self._enum_type(member)
-        return Library(
+        library = Library(
             package=self._package,
             prefix=self._prefix,
             handles=tuple(self._handles()) + tuple(self._iterators),
@@ -318,6 +317,8 @@ class _Lowering:
                 Chapter(title, "\n\n".join(texts), tuple(calls)) for title, (texts, calls) in chapters.items()
             ),
         )
+        self._refuse_doubles(library)
+        return library
 
     def _typed(self, name: str) -> str:
         return f"{self._prefix}_{name}"
@@ -327,17 +328,27 @@ class _Lowering:
             if message.c_handle:
                 yield Handle(message.c_handle, self._typed(message.c_handle), message.comment, message.since)
 
-    @staticmethod
-    def _refuse_doubles(calls: Iterable[Call]) -> None:
-        taken: dict[str, Call] = {}
-        for call in calls:
-            other = taken.setdefault(call.name, call)
-            if other is not call:
+    def _refuse_doubles(self, library: Library) -> None:
+        package = self._package
+        start = Location(package.files[0], 1)
+        names = [
+            (self._typed("status"), "the type of statuses", start),
+            (self._typed("buffer"), "the type of buffers", start),
+        ]
+        for message in package.messages:
+            names += [(self._typed(message.c_handle), "a handle", message.location)] if message.c_handle else []
+        names += [(struct.c_type, "a struct", struct.message.location) for struct in library.structs]
+        names += [(c_type, "an enum", found.location) for c_type, found in library.enums]
+        names += [(c_type, "an enum of fields", message.location) for c_type, message in library.field_enums]
+        names += [(self._typed(constant.name), "a constant", constant.location) for constant in package.constants]
+        names += [(call.name, "a call", call.operation.location) for call in library.calls]
+        taken: dict[str, str] = {}
+        for name, what, location in names:
+            if name in taken:
                 raise DefinitionError(
-                    call.operation.location,
-                    f"{call.name} is also what {other.operation.name} makes",
-                    "choose another name",
+                    location, f"{name} is the name of {taken[name]} and of {what}", "rename one of them"
                 )
+            taken[name] = what
 
     # --- calls -------------------------------------------------------------------------------------------------------
 

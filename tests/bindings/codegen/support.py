@@ -9,12 +9,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from bindings.codegen.model import Package, load
+from bindings.codegen.model import DefinitionError, Package, load
 from bindings.codegen.plugin import render
 from tools import generate
 
@@ -39,6 +41,18 @@ def package_of(folder: Path, text: str, version: str = "0.2.0") -> Package:
     """The model of one proto file ``x.proto`` with this text."""
     (folder / "x.proto").write_text(text)
     return load(compiled(folder, "x.proto").file, ["x.proto"], version)
+
+
+def check_refused(folder: Path, declarations: str, fault: str, use: Callable[[Package], object]) -> None:
+    """Asserts that loading, or else ``use``, is a DefinitionError that names the line marked ``// !``, and a remedy."""
+    text = 'syntax = "proto3";\npackage x.v1;\nimport "phantom/options/v1/options.proto";\n' + declarations
+    line = next(number for number, line in enumerate(text.splitlines(), 1) if "// !" in line)
+    with pytest.raises(DefinitionError) as caught:
+        use(package_of(folder, text))
+    place, said, remedy = str(caught.value).split(": ", 2)
+    assert place == f"x.proto:{line}"
+    assert fault in said
+    assert remedy
 
 
 @cache
