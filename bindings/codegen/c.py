@@ -213,6 +213,8 @@ class Call:
         """The rule on threads, one sentence."""
         if self.form is CallForm.RELEASE or self.part == "cancel":
             return "Any thread. Calls under way on the handle go on; what they use lives until they return."
+        if self.native:
+            return "Any thread, any number at once."
         if self.waits:
             return "Any thread, any number at once; waits in the calling thread and blocks no other."
         return "Any thread, any number at once; does not wait for the network."
@@ -432,9 +434,8 @@ class _Lowering:
             text = "1 when there are no more results; the others are empty then. May be NULL."
             after.append(Parameter("int32_t *done", "done", True, text))
         if call.waits:
-            text = (
-                f"How long to wait, in milliseconds: 0 not at all, {self._prefix.upper()}_NO_TIMEOUT without a limit."
-            )
+            text = f"How long to wait, in milliseconds: 0 not at all, {self._prefix.upper()}_NO_TIMEOUT without a limit"
+            text += " unless said otherwise above."
             before_out = [Parameter("int64_t timeout_ms", "timeout_ms", False, text)]
         else:
             before_out = []

@@ -53,7 +53,11 @@ class HeaderLayout:
         if len(line) + len(self._upper) + len("_API ;") <= 120:
             return line
         head, _, inside = line.partition("(")
-        return f"{head}(\n{textwrap.fill(inside, 116, initial_indent='    ', subsequent_indent='    ')}"
+        lines = ["   "]
+        for part in inside.removesuffix(")").split(", "):
+            lines += ["   "] if len(lines[-1]) + len(part) + 2 > 116 else []
+            lines[-1] += f" {part},"
+        return head + "(\n" + "\n".join(lines)[:-1] + ")"
 
     def call_doc(self, call: Call) -> str:
         """The comment of a call."""
@@ -85,10 +89,13 @@ class HeaderLayout:
         plain = field.kind in _SUFFIXES and not (field.repeated or field.map_key or field.oneof)
         return plain and not field.c_skip
 
-    @staticmethod
-    def how_to_set(field: Field) -> str:
+    def how_to_set(self, field: Field) -> str:
         """Behind the comment of a settable field: the end of the name of the call that sets it."""
-        return f" [{_SUFFIXES[field.kind]}]"
+        choice = ""
+        if field.kind is Kind.ENUM:
+            first = self._library.package.enum(field.type_name).values[0]
+            choice = f": one of {self._upper}_{first.name.removesuffix(first.short_name)}*"
+        return f" [{_SUFFIXES[field.kind]}{choice}]"
 
     def exported(self) -> list[str]:
         """Every name that the library exports, sorted."""

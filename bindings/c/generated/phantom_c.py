@@ -39,7 +39,7 @@ Choice = TypeVar("Choice", bound=enum.IntEnum)
 
 
 class ConnectionState(enum.IntEnum):
-    """Where a session is in its life. Values are the state codes of every binding plus one."""
+    """Where a session is in its life."""
 
     CONNECTING = 0
     CLASSICAL_READY = 1
@@ -86,7 +86,6 @@ class CookiePolicy(enum.IntEnum):
 
 
 CONFIG_FIELDS: Final = {
-    1: "preset",
     2: "keepalive_interval",
     5: "send_segments",
     6: "recv_segments",
@@ -312,8 +311,8 @@ class Operations(Protocol):
         """Waits until the peer was heard under the session's keys, which an accepted session has not yet."""
 
     def session_send(self, session: Any, data: memoryview, timeout: float | None) -> None:
-        """Queues one message. Answers when it is queued, which waits while too much is; then all of it will be sent,
-        else nothing.
+        """Queues one message, of up to 16 MiB unless the peer takes less. Returns when it is queued, which waits while
+        too much is; then all of it will be sent. When the time is up before, nothing will.
         """
 
     def session_recv(self, session: Any, timeout: float | None) -> bytes | bytearray | memoryview:
@@ -333,13 +332,14 @@ class Operations(Protocol):
         nothing.
         """
 
-    def listener_bind(self, address: str) -> Any:
-        """Binds an address under a fresh identity that lives as long as the listener."""
+    def listener_bind(self, address: str, timeout: float | None) -> Any:
+        """Binds an address under a fresh identity that lives as long as the listener. Waits for names to be resolved.
+        """
 
-    def listener_bind_with_signing_key(self, address: str, key: Any) -> Any:
+    def listener_bind_with_signing_key(self, address: str, key: Any, timeout: float | None) -> Any:
         """Binds an address under an identity."""
 
-    def listener_bind_ex(self, options: BindOptions) -> Any:
+    def listener_bind_ex(self, options: BindOptions, timeout: float | None) -> Any:
         """Binds addresses with everything that can be chosen."""
 
     def listener_local_addr(self, listener: Any) -> str:
@@ -806,27 +806,29 @@ def install(ffi: Any, lib: Any, runtime: Runtime, operations: Operations) -> Non
         return 0
 
     @_extern("listener_bind")
-    def _listener_bind(address: Any, listener: Any) -> int:
+    def _listener_bind(address: Any, timeout_ms: int, listener: Any) -> int:
         try:
-            _result = operations.listener_bind(_text("address", address))
+            _result = operations.listener_bind(_text("address", address), _seconds(timeout_ms))
             listener[0] = _register("listener", _result)
         except BaseException as _error:
             return _failed("phantom_listener_bind", _error)
         return 0
 
     @_extern("listener_bind_with_signing_key")
-    def _listener_bind_with_signing_key(address: Any, key: int, listener: Any) -> int:
+    def _listener_bind_with_signing_key(address: Any, key: int, timeout_ms: int, listener: Any) -> int:
         try:
-            _result = operations.listener_bind_with_signing_key(_text("address", address), _lookup("signing_key", key))
+            _result = operations.listener_bind_with_signing_key(
+                _text("address", address), _lookup("signing_key", key), _seconds(timeout_ms)
+            )
             listener[0] = _register("listener", _result)
         except BaseException as _error:
             return _failed("phantom_listener_bind_with_signing_key", _error)
         return 0
 
     @_extern("listener_bind_ex")
-    def _listener_bind_ex(options: Any, listener: Any) -> int:
+    def _listener_bind_ex(options: Any, timeout_ms: int, listener: Any) -> int:
         try:
-            _result = operations.listener_bind_ex(_take_bind_options(options))
+            _result = operations.listener_bind_ex(_take_bind_options(options), _seconds(timeout_ms))
             listener[0] = _register("listener", _result)
         except BaseException as _error:
             return _failed("phantom_listener_bind_ex", _error)

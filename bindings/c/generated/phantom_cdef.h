@@ -100,9 +100,9 @@ extern "Python" {
     int32_t phantom_py_session_flush_queue(uint64_t session, int64_t timeout_ms, uint64_t *acknowledged);
     int32_t phantom_py_session_metrics(uint64_t session, phantom_metrics *metrics);
     int32_t phantom_py_session_disconnect(uint64_t session, uint32_t code, int64_t timeout_ms, int32_t *all_acknowledged);
-    int32_t phantom_py_listener_bind(const char *address, uint64_t *listener);
-    int32_t phantom_py_listener_bind_with_signing_key(const char *address, uint64_t key, uint64_t *listener);
-    int32_t phantom_py_listener_bind_ex(phantom_bind_options *options, uint64_t *listener);
+    int32_t phantom_py_listener_bind(const char *address, int64_t timeout_ms, uint64_t *listener);
+    int32_t phantom_py_listener_bind_with_signing_key(const char *address, uint64_t key, int64_t timeout_ms, uint64_t *listener);
+    int32_t phantom_py_listener_bind_ex(phantom_bind_options *options, int64_t timeout_ms, uint64_t *listener);
     int32_t phantom_py_listener_local_addr(uint64_t listener, char *local_addr, size_t local_addr_cap, size_t *local_addr_len);
     int32_t phantom_py_listener_url(uint64_t listener, uint32_t index, char *url, size_t url_cap, size_t *url_len);
     int32_t phantom_py_listener_verifying_key(uint64_t listener, void *verifying_key, size_t verifying_key_cap, size_t *verifying_key_len);

@@ -44,9 +44,9 @@ static int32_t phantom_py_session_recv(uint64_t session, int64_t timeout_ms, pha
 static int32_t phantom_py_session_flush_queue(uint64_t session, int64_t timeout_ms, uint64_t *acknowledged);
 static int32_t phantom_py_session_metrics(uint64_t session, phantom_metrics *metrics);
 static int32_t phantom_py_session_disconnect(uint64_t session, uint32_t code, int64_t timeout_ms, int32_t *all_acknowledged);
-static int32_t phantom_py_listener_bind(const char *address, uint64_t *listener);
-static int32_t phantom_py_listener_bind_with_signing_key(const char *address, uint64_t key, uint64_t *listener);
-static int32_t phantom_py_listener_bind_ex(phantom_bind_options *options, uint64_t *listener);
+static int32_t phantom_py_listener_bind(const char *address, int64_t timeout_ms, uint64_t *listener);
+static int32_t phantom_py_listener_bind_with_signing_key(const char *address, uint64_t key, int64_t timeout_ms, uint64_t *listener);
+static int32_t phantom_py_listener_bind_ex(phantom_bind_options *options, int64_t timeout_ms, uint64_t *listener);
 static int32_t phantom_py_listener_local_addr(uint64_t listener, char *local_addr, size_t local_addr_cap, size_t *local_addr_len);
 static int32_t phantom_py_listener_url(uint64_t listener, uint32_t index, char *url, size_t url_cap, size_t *url_len);
 static int32_t phantom_py_listener_verifying_key(uint64_t listener, void *verifying_key, size_t verifying_key_cap, size_t *verifying_key_len);
@@ -315,8 +315,8 @@ phantom_status phantom_signing_key_verifying_key(
 }
 
 phantom_status phantom_verifying_key_check(
-    const void *verifying_key, size_t verifying_key_len, char *fingerprint, size_t fingerprint_cap, size_t
-    *fingerprint_len) {
+    const void *verifying_key, size_t verifying_key_len, char *fingerprint, size_t fingerprint_cap,
+    size_t *fingerprint_len) {
     size_t fingerprint_needed = 0;
     phantom_status status_;
     if (fingerprint != NULL && fingerprint_cap != 0) {
@@ -752,8 +752,8 @@ phantom_status phantom_session_next_event(
 }
 
 phantom_status phantom_session_last_error(
-    phantom_session session, phantom_status *code, phantom_buffer *message, int32_t *peer_code, uint64_t
-    *unacknowledged) {
+    phantom_session session, phantom_status *code, phantom_buffer *message, int32_t *peer_code,
+    uint64_t *unacknowledged) {
     phantom_status code_value = 0;
     int32_t peer_code_value = 0;
     uint64_t unacknowledged_value = 0;
@@ -901,7 +901,7 @@ phantom_status phantom_session_disconnect(
     return status_;
 }
 
-phantom_status phantom_listener_bind(const char *address, phantom_listener *listener) {
+phantom_status phantom_listener_bind(const char *address, int64_t timeout_ms, phantom_listener *listener) {
     phantom_status status_;
     if (listener != NULL) {
         listener->id = 0;
@@ -916,7 +916,7 @@ phantom_status phantom_listener_bind(const char *address, phantom_listener *list
     if (status_ != PHANTOM_OK) {
         return status_;
     }
-    status_ = phantom_py_listener_bind(address, &listener->id);
+    status_ = phantom_py_listener_bind(address, timeout_ms, &listener->id);
     if (status_ != PHANTOM_OK) {
         listener->id = 0;
     }
@@ -924,7 +924,7 @@ phantom_status phantom_listener_bind(const char *address, phantom_listener *list
 }
 
 phantom_status phantom_listener_bind_with_signing_key(
-    const char *address, phantom_signing_key key, phantom_listener *listener) {
+    const char *address, phantom_signing_key key, int64_t timeout_ms, phantom_listener *listener) {
     phantom_status status_;
     if (listener != NULL) {
         listener->id = 0;
@@ -939,14 +939,15 @@ phantom_status phantom_listener_bind_with_signing_key(
     if (status_ != PHANTOM_OK) {
         return status_;
     }
-    status_ = phantom_py_listener_bind_with_signing_key(address, key.id, &listener->id);
+    status_ = phantom_py_listener_bind_with_signing_key(address, key.id, timeout_ms, &listener->id);
     if (status_ != PHANTOM_OK) {
         listener->id = 0;
     }
     return status_;
 }
 
-phantom_status phantom_listener_bind_ex(const phantom_bind_options *options, phantom_listener *listener) {
+phantom_status phantom_listener_bind_ex(
+    const phantom_bind_options *options, int64_t timeout_ms, phantom_listener *listener) {
     phantom_bind_options options_known;
     phantom_status status_;
     if (listener != NULL) {
@@ -972,7 +973,7 @@ phantom_status phantom_listener_bind_ex(const phantom_bind_options *options, pha
     if (options_known.addresses == NULL) {
         return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_listener_bind_ex: options->addresses is NULL");
     }
-    status_ = phantom_py_listener_bind_ex(&options_known, &listener->id);
+    status_ = phantom_py_listener_bind_ex(&options_known, timeout_ms, &listener->id);
     if (status_ != PHANTOM_OK) {
         listener->id = 0;
     }

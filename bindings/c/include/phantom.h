@@ -230,7 +230,7 @@ typedef struct phantom_buffer {
     size_t len;
 } phantom_buffer;
 
-/** A signing key held by the sidecar. */
+/** A signing key, by its handle. */
 typedef struct phantom_signing_key {
     /** For the library. 0: none. */
     uint64_t id;
@@ -248,19 +248,19 @@ typedef struct phantom_outcome {
     uint64_t id;
 } phantom_outcome;
 
-/** A listener of the sidecar. */
+/** A listener, by its handle. */
 typedef struct phantom_listener {
     /** For the library. 0: none. */
     uint64_t id;
 } phantom_listener;
 
-/** A session of the sidecar. */
+/** A session, by its handle. */
 typedef struct phantom_session {
     /** For the library. 0: none. */
     uint64_t id;
 } phantom_session;
 
-/** Where a session is in its life. Values are the state codes of every binding plus one. */
+/** Where a session is in its life. */
 typedef int32_t phantom_connection_state;
 enum {
     /** The handshake is under way; messages are queued. */
@@ -332,8 +332,6 @@ enum {
 /** The fields of a config. */
 typedef uint32_t phantom_config_field;
 enum {
-    /** The starting point. [u32] */
-    PHANTOM_CONFIG_PRESET = 1,
     /** Idle time after which an encrypted ping is sent. Zero switches it off. [duration_ms] */
     PHANTOM_CONFIG_KEEPALIVE_INTERVAL = 2,
     /** Segments outstanding per stream. [u32] */
@@ -342,7 +340,10 @@ enum {
     PHANTOM_CONFIG_RECV_SEGMENTS = 6,
     /** Opening the leg, before the handshake. [duration_ms] */
     PHANTOM_CONFIG_CONNECT_TIMEOUT = 12,
-    /** What protects the packets that this side sends. Unspecified: chosen by what the processor is fast at. [u32] */
+    /**
+     * What protects the packets that this side sends. Unspecified: chosen by what the processor is fast at. [u32: one
+     * of PHANTOM_CIPHER_SUITE_*]
+     */
     PHANTOM_CONFIG_SUITE = 16,
     /** Who supplies the cryptography: auto, openssl or pqcrypto. Empty: auto. [text] */
     PHANTOM_CONFIG_PROVIDER = 17,
@@ -367,7 +368,7 @@ enum {
      * [duration_ms]
      */
     PHANTOM_CONFIG_CLOSE_TIMEOUT = 26,
-    /** When a listener demands a cookie. [u32] */
+    /** When a listener demands a cookie. [u32: one of PHANTOM_COOKIE_POLICY_*] */
     PHANTOM_CONFIG_COOKIE = 33,
     /** The whole handshake, proof of work included. [duration_ms] */
     PHANTOM_CONFIG_HANDSHAKE_TIMEOUT = 35,
@@ -515,7 +516,7 @@ static inline void phantom_negotiated_init(phantom_negotiated *negotiated) {
  * one only chooses the moment and shows a failure early. Refused with error 7 after phantom_fini.
  *
  * @return PHANTOM_OK, or why it failed.
- * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ * Threads: Any thread, any number at once. Since 0.2.0.
  */
 PHANTOM_API phantom_status phantom_init(void);
 
@@ -528,7 +529,7 @@ PHANTOM_API phantom_status phantom_init(void);
  * @param timeout_ms How long to wait, in milliseconds; PHANTOM_NO_TIMEOUT: 10 s.
  *
  * @return PHANTOM_OK, or why it failed.
- * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ * Threads: Any thread, any number at once. Since 0.2.0.
  */
 PHANTOM_API phantom_status phantom_fini(int64_t timeout_ms);
 
@@ -538,7 +539,7 @@ PHANTOM_API phantom_status phantom_fini(int64_t timeout_ms);
  * fails.
  *
  * @return see above; never fails.
- * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ * Threads: Any thread, any number at once. Since 0.2.0.
  */
 PHANTOM_API const char *phantom_last_error_message(void);
 
@@ -548,7 +549,7 @@ PHANTOM_API const char *phantom_last_error_message(void);
  * @param status A status of this library.
  *
  * @return see above; never fails.
- * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ * Threads: Any thread, any number at once. Since 0.2.0.
  */
 PHANTOM_API const char *phantom_status_name(phantom_status status);
 
@@ -556,7 +557,7 @@ PHANTOM_API const char *phantom_status_name(phantom_status status);
  * The version of the library, such as 0.2.0. Valid for ever.
  *
  * @return see above; never fails.
- * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ * Threads: Any thread, any number at once. Since 0.2.0.
  */
 PHANTOM_API const char *phantom_version_string(void);
 
@@ -566,7 +567,7 @@ PHANTOM_API const char *phantom_version_string(void);
  *
  * @param buffer The buffer.
  *
- * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ * Threads: Any thread, any number at once. Since 0.2.0.
  */
 PHANTOM_API void phantom_buffer_free(phantom_buffer *buffer);
 
@@ -641,8 +642,8 @@ PHANTOM_API phantom_status phantom_signing_key_verifying_key(
  * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
  */
 PHANTOM_API phantom_status phantom_verifying_key_check(
-    const void *verifying_key, size_t verifying_key_len, char *fingerprint, size_t fingerprint_cap, size_t
-    *fingerprint_len);
+    const void *verifying_key, size_t verifying_key_len, char *fingerprint, size_t fingerprint_cap,
+    size_t *fingerprint_len);
 
 /**
  * Makes a new signing key, which passed a test of signing and verifying.
@@ -758,7 +759,8 @@ PHANTOM_API phantom_status phantom_config_free(phantom_config config);
  * @param pin What the server must prove to hold one of: a fingerprint or a verifying key as 3968 hexadecimal
  *     characters; several are separated by a space. NULL with a URL that has the pin. UTF-8; read until the call
  *     returns.
- * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  * @param[out] session The session. Give it back by phantom_session_release.
  *
  * @return PHANTOM_OK, or why it failed.
@@ -773,7 +775,8 @@ PHANTOM_API phantom_status phantom_connect(
  * @param host Name or address of the server. UTF-8; read until the call returns.
  * @param port Its port.
  * @param pin What the server must prove to hold one of, as in phantom_connect. UTF-8; read until the call returns.
- * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  * @param[out] session The session. Give it back by phantom_session_release.
  *
  * @return PHANTOM_OK, or why it failed.
@@ -786,7 +789,8 @@ PHANTOM_API phantom_status phantom_connect_pinned(
  * Connects to a server, as phantom_connect does, with everything that can be chosen.
  *
  * @param options What is chosen. Read until the call returns.
- * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  * @param[out] session The session. Give it back by phantom_session_release.
  *
  * @return PHANTOM_OK, or why it failed.
@@ -905,7 +909,7 @@ PHANTOM_API phantom_status phantom_session_peer_identity(
  * What the two sides agreed on.
  *
  * @param session The session.
- * @param[out] negotiated It. Its struct_size must be set before the call.
+ * @param[out] negotiated What they agreed on. Its struct_size must be set before the call.
  *
  * @return PHANTOM_OK, or why it failed.
  * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
@@ -917,7 +921,8 @@ PHANTOM_API phantom_status phantom_session_negotiated(phantom_session session, p
  * of them; the first one is the state at that moment. Error 14 after the last.
  *
  * @param session The session.
- * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  * @param[out] state The state that the session went into. May be NULL.
  * @param[out] reason Why. The caller gives it back by phantom_buffer_free.
  *
@@ -941,14 +946,15 @@ PHANTOM_API phantom_status phantom_session_next_event(
  * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
  */
 PHANTOM_API phantom_status phantom_session_last_error(
-    phantom_session session, phantom_status *code, phantom_buffer *message, int32_t *peer_code, uint64_t
-    *unacknowledged);
+    phantom_session session, phantom_status *code, phantom_buffer *message, int32_t *peer_code,
+    uint64_t *unacknowledged);
 
 /**
  * Waits until the peer was heard under the session's keys, which an accepted session has not yet.
  *
  * @param session The session.
- * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  *
  * @return PHANTOM_OK, or why it failed.
  * Threads: Any thread, any number at once; waits in the calling thread and blocks no other. Since 0.2.0.
@@ -956,13 +962,14 @@ PHANTOM_API phantom_status phantom_session_last_error(
 PHANTOM_API phantom_status phantom_session_await_ready(phantom_session session, int64_t timeout_ms);
 
 /**
- * Queues one message. Answers when it is queued, which waits while too much is; then all of it will be sent, else
- * nothing.
+ * Queues one message, of up to 16 MiB unless the peer takes less. Returns when it is queued, which waits while too much
+ * is; then all of it will be sent. When the time is up before, nothing will.
  *
  * @param session The session.
- * @param data The message, up to 1 MiB. Read until the call returns.
+ * @param data The message. Read until the call returns.
  * @param data_len Bytes at `data`.
- * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  *
  * @return PHANTOM_OK, or why it failed.
  * Threads: Any thread, any number at once; waits in the calling thread and blocks no other. Since 0.2.0.
@@ -975,7 +982,8 @@ PHANTOM_API phantom_status phantom_session_send(
  * arrived is given first, then error 14 or that which ended it. Nothing is lost when the time is up.
  *
  * @param session The session.
- * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  * @param[out] data Its bytes. The caller gives it back by phantom_buffer_free.
  *
  * @return PHANTOM_OK, or why it failed.
@@ -987,7 +995,8 @@ PHANTOM_API phantom_status phantom_session_recv(phantom_session session, int64_t
  * Waits until everything queued is acknowledged by the peer.
  *
  * @param session The session.
- * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  * @param[out] acknowledged Bytes that were queued and are acknowledged now. May be NULL.
  *
  * @return PHANTOM_OK, or why it failed.
@@ -1013,7 +1022,8 @@ PHANTOM_API phantom_status phantom_session_metrics(phantom_session session, phan
  *
  * @param session The session.
  * @param code The code that the peer sees, 0 to 65535; 0 is a normal end.
- * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  * @param[out] all_acknowledged The peer acknowledged everything. May be NULL.
  *
  * @return PHANTOM_OK, or why it failed.
@@ -1029,40 +1039,47 @@ PHANTOM_API phantom_status phantom_session_disconnect(
  */
 
 /**
- * Binds an address under a fresh identity that lives as long as the listener.
+ * Binds an address under a fresh identity that lives as long as the listener. Waits for names to be resolved.
  *
  * @param address HOST:PORT or LEG://HOST:PORT, port 0 for any free one. A port in use is error 1. UTF-8; read until the
  *     call returns.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  * @param[out] listener The listener. Give it back by phantom_listener_release.
  *
  * @return PHANTOM_OK, or why it failed.
- * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ * Threads: Any thread, any number at once; waits in the calling thread and blocks no other. Since 0.2.0.
  */
-PHANTOM_API phantom_status phantom_listener_bind(const char *address, phantom_listener *listener);
+PHANTOM_API phantom_status phantom_listener_bind(const char *address, int64_t timeout_ms, phantom_listener *listener);
 
 /**
  * Binds an address under an identity.
  *
  * @param address The address, as in phantom_listener_bind. UTF-8; read until the call returns.
  * @param key The identity. It can be freed at once.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  * @param[out] listener The listener. Give it back by phantom_listener_release.
  *
  * @return PHANTOM_OK, or why it failed.
- * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ * Threads: Any thread, any number at once; waits in the calling thread and blocks no other. Since 0.2.0.
  */
 PHANTOM_API phantom_status phantom_listener_bind_with_signing_key(
-    const char *address, phantom_signing_key key, phantom_listener *listener);
+    const char *address, phantom_signing_key key, int64_t timeout_ms, phantom_listener *listener);
 
 /**
  * Binds addresses with everything that can be chosen.
  *
  * @param options What is chosen. Read until the call returns.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  * @param[out] listener The listener. Give it back by phantom_listener_release.
  *
  * @return PHANTOM_OK, or why it failed.
- * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ * Threads: Any thread, any number at once; waits in the calling thread and blocks no other. Since 0.2.0.
  */
-PHANTOM_API phantom_status phantom_listener_bind_ex(const phantom_bind_options *options, phantom_listener *listener);
+PHANTOM_API phantom_status phantom_listener_bind_ex(
+    const phantom_bind_options *options, int64_t timeout_ms, phantom_listener *listener);
 
 /**
  * The first address that is bound, with the real port.
@@ -1112,7 +1129,8 @@ PHANTOM_API phantom_status phantom_listener_verifying_key(
  * is up.
  *
  * @param listener The listener.
- * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  * @param[out] outcome What came. Give it back by phantom_outcome_release.
  *
  * @return PHANTOM_OK, or why it failed.

@@ -51,7 +51,10 @@ class _ConnectionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Conne
     """A close is under way: trailing data is still delivered, writes are refused."""
 
 class ConnectionState(_ConnectionState, metaclass=_ConnectionStateEnumTypeWrapper):
-    """Where a session is in its life. Values are the state codes of every binding plus one."""
+    """Languages have the values less one, since 0 is unspecified here.
+
+    Where a session is in its life.
+    """
 
 CONNECTION_STATE_UNSPECIFIED: ConnectionState.ValueType  # 0
 """Never sent."""

@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SigningKeyRef(_message.Message):
-    """A signing key held by the sidecar."""
+    """A signing key, by its handle."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

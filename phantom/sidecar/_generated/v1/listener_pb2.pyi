@@ -24,7 +24,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ListenerRef(_message.Message):
-    """A listener of the sidecar."""
+    """A listener, by its handle."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -24,7 +24,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SessionRef(_message.Message):
-    """A session of the sidecar."""
+    """A session, by its handle."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -461,7 +461,7 @@ class SendRequest(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """The message, up to 1 MiB."""
+    """The message."""
     @_builtins.property
     def session(self) -> Global___SessionRef:
         """The session."""

@@ -128,7 +128,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Send(self, request, context):
-        """Queues one message. Answers when it is queued, which waits while too much is; then all of it will be sent, else nothing.
+        """Queues one message of up to 1 MiB. Answers when it is queued, which waits while too much is; then all of it will be sent, else nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

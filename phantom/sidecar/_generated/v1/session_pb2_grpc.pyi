@@ -49,7 +49,7 @@ class SessionServiceStub:
     ends the older with error 3.
     """
     Send: _grpc.UnaryUnaryMultiCallable[_session_pb2.SendRequest, _session_pb2.SendResponse]
-    """Queues one message. Answers when it is queued, which waits while too much is; then all of it will be sent, else nothing."""
+    """Queues one message of up to 1 MiB. Answers when it is queued, which waits while too much is; then all of it will be sent, else nothing."""
     Recv: _grpc.UnaryUnaryMultiCallable[_session_pb2.RecvRequest, _session_pb2.RecvResponse]
     """Waits for the next message; the deadline of the call is the limit. Loses nothing to cancellation: the sidecar keeps a message until it is
     acknowledged and gives it again until then. One Recv or receiving Exchange waits at a time: a newer one ends the older with error 3.
@@ -89,7 +89,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     ends the older with error 3.
     """
     Send: _aio.UnaryUnaryMultiCallable[_session_pb2.SendRequest, _session_pb2.SendResponse]  # type: ignore[assignment]
-    """Queues one message. Answers when it is queued, which waits while too much is; then all of it will be sent, else nothing."""
+    """Queues one message of up to 1 MiB. Answers when it is queued, which waits while too much is; then all of it will be sent, else nothing."""
     Recv: _aio.UnaryUnaryMultiCallable[_session_pb2.RecvRequest, _session_pb2.RecvResponse]  # type: ignore[assignment]
     """Waits for the next message; the deadline of the call is the limit. Loses nothing to cancellation: the sidecar keeps a message until it is
     acknowledged and gives it again until then. One Recv or receiving Exchange waits at a time: a newer one ends the older with error 3.
@@ -156,7 +156,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.SendRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.SendResponse, _abc.Awaitable[_session_pb2.SendResponse]]:
-        """Queues one message. Answers when it is queued, which waits while too much is; then all of it will be sent, else nothing."""
+        """Queues one message of up to 1 MiB. Answers when it is queued, which waits while too much is; then all of it will be sent, else nothing."""
 
     @_abc_1.abstractmethod
     def Recv(

@@ -277,7 +277,7 @@ TOY_API toy_status toy_box_set(toy_box box, toy_setting_field setting, double va
  * @param status The error.
  *
  * @return see above; never fails.
- * Threads: Any thread, any number at once; does not wait for the network.
+ * Threads: Any thread, any number at once.
  */
 TOY_API const char *toy_name_of(int32_t status);
 
@@ -286,7 +286,7 @@ TOY_API const char *toy_name_of(int32_t status);
  *
  * @param buffer Which; NULL does nothing.
  *
- * Threads: Any thread, any number at once; does not wait for the network.
+ * Threads: Any thread, any number at once.
  */
 TOY_API void toy_buffer_free(toy_buffer *buffer);
 
@@ -299,7 +299,8 @@ TOY_API void toy_buffer_free(toy_buffer *buffer);
  * @param thing The thing. Read until the call returns.
  * @param thing_len Bytes at `thing`.
  * @param label What is written on it. NULL: nothing. UTF-8; read until the call returns.
- * @param timeout_ms How long to wait, in milliseconds: 0 not at all, TOY_NO_TIMEOUT without a limit.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, TOY_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  * @param[out] room Room that is left. May be NULL.
  *
  * @return TOY_OK, or why it failed.
@@ -312,7 +313,8 @@ TOY_API toy_status toy_box_put(
  * Takes a thing out.
  *
  * @param box The box.
- * @param timeout_ms How long to wait, in milliseconds: 0 not at all, TOY_NO_TIMEOUT without a limit.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, TOY_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  * @param[out] data The thing itself. The caller gives it back by toy_buffer_free.
  * @param[out] colour Its colour. May be NULL.
  * @param[out] age_ms How long it was in. In milliseconds. May be NULL.
@@ -337,7 +339,8 @@ TOY_API toy_status toy_box_watch(toy_box box, toy_box_watch_iterator *iterator);
  * Waits for the next result of toy_box_watch.
  *
  * @param iterator What was begun.
- * @param timeout_ms How long to wait, in milliseconds: 0 not at all, TOY_NO_TIMEOUT without a limit.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, TOY_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
  * @param[out] content What is in now. Its struct_size must be set before the call. The caller gives its buffers back by
  *     toy_buffer_free.
  * @param[out] full It is full. May be NULL.
