@@ -169,6 +169,17 @@ def test_the_flush_gives_up_after_five_seconds_without_a_newly_acknowledged_byte
     assert engine.conn.end_error().unacknowledged == 40_008
 
 
+def test_the_flush_begins_with_the_close_not_with_the_last_acknowledgement() -> None:
+    engine, _ = client_with_peer()
+    engine.conn.send_message(b"late")
+    engine.emit(99.0)
+    engine.conn.close(0, 100.0)
+    engine.conn.handle_timer(101.0)
+    assert engine.conn.phase is Phase.CLOSING
+    engine.conn.handle_timer(105.0)
+    assert engine.conn.phase is Phase.CLOSED
+
+
 def test_close_timeout_caps_the_whole() -> None:
     for by_argument in (True, False):
         engine, peer = client_with_peer(close_timeout=None if by_argument else 2.0)
@@ -344,7 +355,18 @@ def test_a_draining_session_spun_on_its_retransmission_timer() -> None:
     peer.give(peer.close(), now=2.9)  # the timeout of the segment falls into the draining time
     engine.conn.handle_timer(3.0)
     assert engine.conn.next_timer() == pytest.approx(2.9 + 3 * 0.15)
+    assert engine.conn.path.estimator.backoff == 0
     assert engine.emit(3.0) == b""
+
+
+def test_a_draining_session_opens_no_window_and_pings_nobody() -> None:
+    engine, peer = client_with_peer()
+    engine.conn.handle_timer(15.0)  # a PING is due
+    peer.give(peer.close(), now=15.0)
+    assert peer.see(15.0) == []
+    peer.give(*(peer.data(i, message(pattern(60_000))) for i in range(17)), now=15.1)
+    assert len(engine.read(15.1)) == 17
+    assert words(peer.see(15.1)) == [flags.ACK_WORD]
 
 
 def test_a_close_while_closing_leads_to_draining() -> None:
