@@ -27,7 +27,7 @@ from phantom.observability.metrics import HandshakeCounters, MetricsSnapshot
 from phantom.runtime import AsyncioRuntime, Runtime, Task
 from phantom.transport.handshake.gate import Gate, Source, client_id
 from phantom.transport.handshake.responder import Responder
-from phantom.transport.legs.tcp import TcpLeg, bind_tcp, format_address
+from phantom.transport.legs.tcp import TcpLeg, addresses_to_bind, bind_tcp, format_address
 
 if TYPE_CHECKING:
     import socket
@@ -121,8 +121,9 @@ class PhantomListener:
     async def _bind(self, addresses: tuple[Address, ...], reuse_port: bool) -> None:
         try:
             for address in addresses:
-                bind = partial(bind_tcp, address.host, address.port, reuse_port=reuse_port)
-                for sock in await self._runtime.in_thread(bind):  # resolving a name may take its time
+                resolve = partial(addresses_to_bind, address.host, address.port)
+                found = await self._runtime.in_thread(resolve)  # which may take its time, and may be cancelled
+                for sock in bind_tcp(address.host, address.port, found, reuse_port=reuse_port):
                     self._sockets.append(sock)
                     host, port = sock.getsockname()[:2]
                     self._addresses.append(Address(address.leg, host, port))

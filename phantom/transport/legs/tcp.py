@@ -14,9 +14,11 @@ from phantom.errors import NetworkError, PhantomError, PhantomTimeoutError
 from phantom.transport.legs.base import LegOwner, LegRuntime, Task, Timer
 from phantom.transport.legs.buffers import BATCH, WINDOW, Buffer
 
-__all__ = ["TcpLeg", "bind_tcp", "connect_tcp", "format_address"]
+__all__ = ["TcpLeg", "addresses_to_bind", "bind_tcp", "connect_tcp", "format_address"]
 
 _BATCH_SLACK = 8192  # bytes of headers and session frames, so that SEND_BATCH holds whole segments
+_Found = tuple[int, tuple[Any, ...]]  # family and address
+
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 _STEP = 64 * limits.KiB  # by which what outgrows the window grows, and what a waiting coroutine reads
 _PIECE = 16 * limits.KiB  # whose sending a coroutine counts as progress
@@ -80,17 +82,24 @@ async def _connect(host: str, port: int) -> socket.socket:
     raise NetworkError(f"cannot connect to {host}:{port}: {detail}") from failure
 
 
-def bind_tcp(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
-    """Listening sockets for every address of ``host`` that this host has; port 0 takes the same free port on all.
+def addresses_to_bind(host: str, port: int) -> list[_Found]:
+    """What ``bind_tcp`` takes for ``host``; blocks while a name is resolved. Raises NetworkError."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, ValueError) as error:
+        raise NetworkError(f"cannot listen on {host or '*'}:{port}: {_reason(error)}") from error
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def bind_tcp(host: str, port: int, found: list[_Found], *, reuse_port: bool) -> list[socket.socket]:
+    """Listening sockets for those ``found`` addresses that this host has; port 0 takes the same free port on all.
 
     Raises NetworkError, also when the port is in use: SO_REUSEPORT only on request (§21.3).
     """
     sockets: list[socket.socket] = []
     absent: OSError | None = None
     try:
-        for family, _, _, _, address in socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
+        for family, address in found:
             wanted = port or (sockets[0].getsockname()[1] if sockets else 0)
             try:
                 sockets.append(_bind_one(family, (address[0], wanted, *address[2:]), reuse_port))
@@ -100,7 +109,7 @@ def bind_tcp(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
                 absent = error  # a name with an IPv6 address on a host without IPv6
         if absent is not None and not sockets:
             raise absent
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, AttributeError) as error:
         for sock in sockets:
             sock.close()
         raise NetworkError(f"cannot listen on {host or '*'}:{port}: {_reason(error)}") from error

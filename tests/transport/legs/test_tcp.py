@@ -17,7 +17,7 @@ from phantom import limits
 from phantom.errors import NetworkError, PhantomTimeoutError
 from phantom.runtime import AsyncioRuntime
 from phantom.transport.legs import tcp
-from phantom.transport.legs.tcp import TcpLeg, bind_tcp, connect_tcp, format_address
+from phantom.transport.legs.tcp import TcpLeg, addresses_to_bind, connect_tcp, format_address
 from tests.transport.legs.support import PATIENCE, Owner, TurnedClock, frame, reset, tcp_pair, turns
 
 pytestmark = pytest.mark.usefixtures("loop_kind")
@@ -139,8 +139,12 @@ async def test_a_peer_that_resets_at_once_is_a_network_error(monkeypatch: pytest
 # --- binding ----------------------------------------------------------------------------------------------------------
 
 
+def _bind(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
+    return tcp.bind_tcp(host, port, addresses_to_bind(host, port), reuse_port=reuse_port)
+
+
 async def test_bound_sockets_are_those_of_the_specification() -> None:
-    (sock,) = bind_tcp("127.0.0.1", 0, reuse_port=False)
+    (sock,) = _bind("127.0.0.1", 0, reuse_port=False)
     with sock:
         assert not sock.getblocking()
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
@@ -148,14 +152,14 @@ async def test_bound_sockets_are_those_of_the_specification() -> None:
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
             assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
         with pytest.raises(NetworkError, match=r"cannot listen on 127\.0\.0\.1:\d+: Address already in use"):
-            bind_tcp("127.0.0.1", sock.getsockname()[1], reuse_port=False)
-    (sock,) = bind_tcp("::1", 0, reuse_port=False)
+            _bind("127.0.0.1", sock.getsockname()[1], reuse_port=False)
+    (sock,) = _bind("::1", 0, reuse_port=False)
     with sock:
         assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 async def test_without_a_host_every_address_has_the_same_port() -> None:
-    sockets = bind_tcp("", 0, reuse_port=False)
+    sockets = _bind("", 0, reuse_port=False)
     assert len({sock.getsockname()[1] for sock in sockets}) == 1
     for sock in sockets:
         sock.close()
@@ -164,7 +168,7 @@ async def test_without_a_host_every_address_has_the_same_port() -> None:
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "x" * 64, "192.0.2.1"])
 async def test_what_cannot_be_bound_is_a_network_error(host: str) -> None:
     with pytest.raises(NetworkError, match="cannot listen on"):
-        bind_tcp(host, 0, reuse_port=False)
+        _bind(host, 0, reuse_port=False)
 
 
 async def test_a_name_is_bound_on_all_of_its_addresses_or_on_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,21 +177,21 @@ async def test_a_name_is_bound_on_all_of_its_addresses_or_on_none(monkeypatch: p
         monkeypatch.setattr(tcp.socket, "getaddrinfo", lambda *_, **__: named)
 
     found("192.0.2.1", "127.0.0.1", "2001:db8::1")
-    (sock,) = bind_tcp("this host lacks two of them", 0, reuse_port=False)
+    (sock,) = _bind("this host lacks two of them", 0, reuse_port=False)
     sock.close()
     found("127.0.0.1", "127.0.0.1")
     with pytest.raises(NetworkError, match="already in use"):
-        bind_tcp("twice", 0, reuse_port=False)
+        _bind("twice", 0, reuse_port=False)
 
 
 async def test_a_port_is_shared_on_request_where_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
-    (one,) = bind_tcp("127.0.0.1", 0, reuse_port=True)
+    (one,) = _bind("127.0.0.1", 0, reuse_port=True)
     with one:
-        (other,) = bind_tcp("127.0.0.1", one.getsockname()[1], reuse_port=True)
+        (other,) = _bind("127.0.0.1", one.getsockname()[1], reuse_port=True)
         other.close()
     monkeypatch.delattr(tcp.socket, "SO_REUSEPORT")
     with pytest.raises(NetworkError):
-        bind_tcp("127.0.0.1", 0, reuse_port=True)
+        _bind("127.0.0.1", 0, reuse_port=True)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
