@@ -16,6 +16,7 @@ from bindings.codegen.model import DefinitionError, Package
 from bindings.codegen.plugin import render
 from phantom import ConnectionState, PhantomConfig, errors, limits
 from tests.bindings.codegen.support import ROOT, check_golden, package_of, real, toy
+from tools import generate
 
 GENERATED = "bindings/c/generated"
 HEADER = "bindings/c/include/phantom.h"
@@ -204,6 +205,52 @@ def test_the_errors_that_the_library_reports_must_exist(tmp_path: Path) -> None:
         }"""
     with pytest.raises(DefinitionError, match=r"x\.proto:1: there is no error VALIDATION.*: declare it"):
         render(package_of(tmp_path, text), ["c"])
+
+
+def test_an_operation_that_is_added_to_the_definition_is_in_every_file(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "proto", tmp_path / "proto")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    path = tmp_path / "proto" / "phantom" / "v1" / "session.proto"
+    call = """
+  // Says how far away the peer is.
+  rpc Ping(PingRequest) returns (PingResponse) {
+    option (phantom.options.v1.call).c = {name: "session_ping" form: CALL_FORM_BLOCKING};
+  }
+}
+
+// Asks for the way to the peer.
+message PingRequest {
+  // The session.
+  SessionRef session = 1;
+  // What to send along.
+  bytes data = 2;
+}
+
+// The way to the peer.
+message PingResponse {
+  // There and back.
+  google.protobuf.Duration round_trip = 1;
+  // What came back.
+  bytes echo = 2;
+}
+
+// A session, by its handle.
+message SessionRef {"""
+    text = path.read_text()
+    assert text.count("}\n\n// A session, by its handle.\nmessage SessionRef {") == 1
+    path.write_text(text.replace("}\n\n// A session, by its handle.\nmessage SessionRef {", call.lstrip("\n")))
+    made = {name: content.decode() for name, content in generate.generated(tmp_path).items() if name != generate.BASE}
+    assert (
+        "PHANTOM_API phantom_status phantom_session_ping(\n"
+        "    phantom_session session, const void *data, size_t data_len, int64_t timeout_ms, int64_t *round_trip_ms,\n"
+        "    phantom_buffer *echo);"
+    ) in made[HEADER]
+    assert (
+        "def session_ping(self, session: Any, data: memoryview, timeout: float | None) -> SessionPingResult:"
+        in (made[f"{GENERATED}/phantom_c.py"])
+    )
+    assert "        phantom_session_ping;\n" in made[f"{GENERATED}/phantom.map"]
+    assert "def Ping(self" in made[f"{generate.STUBS}/session_pb2_grpc.py"]
 
 
 def test_committed_files_are_these(files: dict[str, str]) -> None:

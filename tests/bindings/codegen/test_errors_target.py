@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from bindings.codegen.plugin import render
 from phantom import errors
 from tests.bindings import error_table
-from tests.bindings.codegen.support import check_golden, real
+from tests.bindings.codegen.support import check_golden, package_of, real
 
 
 def test_golden() -> None:
     check_golden("errors")
+
+
+def test_a_package_without_errors_has_no_tables(tmp_path: Path) -> None:
+    assert render(package_of(tmp_path, 'syntax = "proto3";\npackage x.v1;\n'), ["errors"]) == {}
 
 
 def test_python_raises_these_errors() -> None:
