@@ -1,0 +1,44 @@
+"""The Python half of libphantom: the operations behind its calls, on one loop thread of its own.
+
+The build copies this folder into the prefix as ``phantom_c_runtime``, where runtime.c imports it; importing it must
+bring in everything that a call needs, so that nothing is imported later by a program that has changed its folder,
+dropped its rights, or run out of descriptors.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from bindings.c.generated import phantom_c
+from bindings.c.runtime.operations import LibraryOperations
+from bindings.c.runtime.quiet import be_quiet
+from bindings.c.runtime.runtime import LibraryRuntime
+from phantom import __version__
+
+__all__ = ["CORE_VERSION", "start"]
+
+CORE_VERSION: Final = __version__
+
+
+def start(ffi: Any, lib: Any) -> None:
+    """Starts the loop thread and answers the calls from now on. Called once, by the library's own start-up."""
+    be_quiet()
+    runtime = LibraryRuntime(lib)
+    try:
+        operations = LibraryOperations(runtime)
+        phantom_c.install(ffi, lib, runtime, operations)
+
+        @ffi.def_extern(name="phantom_rt_py_fini", error=phantom_c_error)  # type: ignore[untyped-decorator]
+        def _fini(timeout_ms: int) -> int:
+            try:
+                operations.end(None if timeout_ms < 0 else timeout_ms / 1000)
+            except BaseException as error:  # noqa: BLE001 - nothing may cross into C
+                return runtime.failed("phantom_fini", error)
+            return 0
+
+    except BaseException as error:
+        runtime.failed("phantom_init", error)
+        raise
+
+
+phantom_c_error: Final = -77
