@@ -14,8 +14,10 @@ __all__ = ["GlueLayout", "docstring", "wrapped"]
 def docstring(text: str, indent: str) -> str:
     """A docstring, in one line if it fits."""
     lines = comment(text, indent, 117).lstrip()
-    if "\n" not in lines and len(indent) + len(lines) + 6 <= 120:
-        return f'"""{lines}"""'
+    if "\n" not in lines:
+        if len(indent) + len(lines) + 6 <= 120:
+            return f'"""{lines}"""'
+        lines = comment(text, indent, 114).lstrip()  # the formatter leaves no quotes alone behind one line
     return f'"""{lines}\n{indent}"""'
 
 

@@ -333,7 +333,8 @@ class Operations(Protocol):
         """
 
     def listener_bind(self, address: str, timeout: float | None) -> Any:
-        """Binds an address under a fresh identity that lives as long as the listener. Waits for names to be resolved.
+        """Binds an address under a fresh identity that lives as long as the listener. Waits for names to be
+        resolved.
         """
 
     def listener_bind_with_signing_key(self, address: str, key: Any, timeout: float | None) -> Any:

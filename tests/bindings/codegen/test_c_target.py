@@ -6,12 +6,14 @@ import ast
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import cffi
 import pytest
 
 from bindings.codegen.c import lower
+from bindings.codegen.c_glue import docstring
 from bindings.codegen.model import DefinitionError, Package
 from bindings.codegen.plugin import render
 from phantom import ConnectionState, PhantomConfig, errors, limits
@@ -184,6 +186,18 @@ def test_generated_python_needs_no_cffi_and_no_runtime(files: dict[str, str]) ->
     tree = ast.parse(files[f"{GENERATED}/phantom_c.py"])
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert imported == {"__future__", "collections.abc", "dataclasses", "typing", "phantom.errors"}
+
+
+@pytest.mark.parametrize("length", [103, 105, 106, 107, 109, 112, 200])
+def test_docstrings_are_formatted_as_the_formatter_would(length: int, tmp_path: Path) -> None:
+    text = "word " * (length // 5) + "w" * (length % 5)
+    made = f"class A:\n    def a(self) -> None:\n        {docstring(text, ' ' * 8)}\n"
+    assert all(len(line) <= 120 for line in made.splitlines())
+    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent))
+    if ruff:
+        (tmp_path / "a.py").write_text(made)
+        command = [ruff, "format", "--isolated", "--line-length=120", "--check", "a.py"]
+        assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
 
 
 def test_version_macros(files: dict[str, str]) -> None:
