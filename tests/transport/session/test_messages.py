@@ -147,6 +147,16 @@ def test_the_backlog_closes_the_window_and_reading_opens_it() -> None:
     assert client.conn.queued == client.conn.unacknowledged == 0
 
 
+def test_more_than_a_quarter_of_the_window_is_split_unasked() -> None:
+    engine, peer = server_with_peer(recv_window=64 * KiB)
+    small = message(b"x" * 60)
+    peer.give(peer.data(0, small * 256))  # 16 KiB
+    assert not engine.conn.messages
+    peer.give(peer.data(1, small))
+    assert len(engine.conn.messages) == 257
+    assert engine.conn.assembler.run_bytes == 0
+
+
 def test_a_message_that_was_begun_completes_whatever_waits() -> None:
     pair = Pair()
     pair.client.conn.send_message(pattern(16 * MiB))
