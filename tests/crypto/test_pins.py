@@ -72,7 +72,7 @@ def test_no_pin_at_all(pins: Pins | None) -> None:
         [[TEXT]],
         {TEXT},
         7,
-        object(),
+        3.5,
     ],
     ids=repr,
 )
