@@ -280,6 +280,18 @@ def test_data_that_crosses_a_rekey_opens_under_the_previous_epoch() -> None:
     assert pair.server.protection.epoch == 1
 
 
+def test_a_timer_forgets_the_previous_epoch() -> None:
+    pair = Pair()
+    pair.move(0.0)
+    pair.client.protection.rekey(0.0)
+    pair.client.conn.send_message(b"under the new epoch")
+    pair.move(0.0)
+    assert [engine.protection._previous is None for engine in pair.ends] == [False, False]
+    for engine in pair.ends:
+        engine.conn.handle_timer(5.0)
+    assert [engine.protection._previous is None for engine in pair.ends] == [True, True]
+
+
 @pytest.mark.parametrize(("watermark", "last"), [(10, 3), (4, 255)])
 def test_the_last_epoch_ends_the_session_and_says_so(watermark: int, last: int) -> None:
     pair = Pair(guards={"sequence_watermark": watermark, "max_epoch": last})
