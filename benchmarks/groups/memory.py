@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ KINDS = {PHANTOM: "phantom", "TLS 1.3, asyncio streams": "tls", "TCP without cry
 COUNTS = (1000, 5000)
 SERVER, CLIENT = "server KiB", "client KiB"
 _WARM = 50  # connections that are there before anything is compared
+_SETTLE = 2.0  # s; idle is what has been so for a moment
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -34,11 +36,14 @@ def growth(kind: str, counts: list[int]) -> dict[int, dict[str, float]]:
         address = _read(server).strip()
         client = stack.enter_context(_program(most, "client", kind, address))
         _ask(client, _WARM)
+        time.sleep(_SETTLE)
         before = _ask(server, 0)["resident"], _ask(client, 0)["resident"]
         found, opened = {}, 0
         for count in counts:
-            at_client = _ask(client, count - opened)
+            _ask(client, count - opened)
             opened = count
+            time.sleep(_SETTLE)
+            at_client = _ask(client, 0)
             at_server = _ask(server, 0)
             if at_server["held"] < count + _WARM:
                 raise RuntimeError(f"the server holds {at_server['held'] - _WARM} connections, not {count}")
