@@ -288,6 +288,7 @@ def test_a_creeping_window_never_takes_back() -> None:
     window = ReceiveWindow()
     window.open_first(HUGE, 0.0)
     window.advertise(0, creeping=False)
+    assert window.advertise(0, creeping=True) == MiB  # the answer to a probe
     assert not window.due(MiB - FIRST, creeping=True)
     assert window.advertise(MiB - FIRST, creeping=True) == MiB
     assert window.due(MiB - FIRST + 32 * KiB, creeping=True)

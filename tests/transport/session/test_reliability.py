@@ -312,6 +312,14 @@ def test_refused_segments_are_resent_once_and_in_order() -> None:
     assert peer.see(9.0) == []
 
 
+def test_what_the_timer_resent_is_not_resent_for_an_acknowledgement_that_it_could_not_have_met() -> None:
+    engine, peer = sender(3)
+    engine.conn.handle_timer(3.0)
+    assert indices(peer.see(3.0)) == [0]
+    peer.give(peer.sack((2, 2)), now=3.1)
+    assert indices(peer.see(3.1)) == [1]
+
+
 def test_a_retransmission_is_counted_as_one_packet() -> None:
     engine, peer = sender(2)
     sent = engine.conn.stats.packets_sent
