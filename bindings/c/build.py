@@ -71,7 +71,7 @@ endif()
 INIT_CODE = """
 from _phantom_c import ffi, lib
 import phantom_c_runtime
-phantom_c_runtime.start(ffi, lib)
+phantom_c_runtime.start(ffi, lib, phantom_c_runtime.lend)
 """
 
 

@@ -7,6 +7,9 @@ dropped its rights, or run out of descriptors.
 
 from __future__ import annotations
 
+import concurrent.futures.thread
+import encodings.idna
+from collections.abc import Callable
 from typing import Any, Final
 
 from bindings.c.generated import phantom_c
@@ -14,21 +17,29 @@ from bindings.c.runtime.operations import LibraryOperations
 from bindings.c.runtime.quiet import be_quiet
 from bindings.c.runtime.runtime import LibraryRuntime
 from phantom import __version__
+from phantom.crypto.providers import get_provider
 
 __all__ = ["CORE_VERSION", "start"]
 
 CORE_VERSION: Final = __version__
+GLUE_FAILED: Final = -77
+
+# What connecting would import first; the names keep linters from taking them away.
+_NEEDED_LATER: Final = (concurrent.futures.thread, encodings.idna, get_provider())
 
 
-def start(ffi: Any, lib: Any) -> None:
-    """Starts the loop thread and answers the calls from now on. Called once, by the library's own start-up."""
+def start(ffi: Any, lib: Any, lend: Callable[[bytes], int]) -> None:
+    """Starts the loop thread and answers the calls from now on. Called once, by the library's own start-up.
+
+    ``lend`` keeps bytes for the program, and says where they are.
+    """
     be_quiet()
-    runtime = LibraryRuntime(lib)
     try:
+        runtime = LibraryRuntime(lib, lend)
         operations = LibraryOperations(runtime)
         phantom_c.install(ffi, lib, runtime, operations)
 
-        @ffi.def_extern(name="phantom_rt_py_fini", error=phantom_c_error)  # type: ignore[untyped-decorator]
+        @ffi.def_extern(name="phantom_rt_py_fini", error=GLUE_FAILED)  # type: ignore[untyped-decorator]
         def _fini(timeout_ms: int) -> int:
             try:
                 operations.end(None if timeout_ms < 0 else timeout_ms / 1000)
@@ -37,8 +48,6 @@ def start(ffi: Any, lib: Any) -> None:
             return 0
 
     except BaseException as error:
-        runtime.failed("phantom_init", error)
+        text = f"{type(error).__name__}: {error}".encode()
+        lib.phantom_rt_error(text, len(text))
         raise
-
-
-phantom_c_error: Final = -77

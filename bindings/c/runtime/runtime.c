@@ -61,13 +61,17 @@ const char *phantom_version_string(void) {
     return PHANTOM_VERSION;
 }
 
+static atomic_int phantom_rt_forked;
+
 /* --- Buffers ------------------------------------------------------------------------------------------------------- */
 
-/* Before the bytes of every buffer; its size keeps them aligned for any type. */
+/* Before the bytes of a buffer; its size keeps them aligned for any type. */
 typedef union phantom_rt_head {
     struct {
+        size_t secret;
+        const void *type; /* NULL, where a bytes object has its type: see phantom_rt_is_lent */
         size_t size;
-        int secret;
+        size_t unused;
     } of;
     max_align_t align;
 } phantom_rt_head;
@@ -77,14 +81,83 @@ static void *phantom_rt_alloc(size_t size, int secret) {
     if (size > PTRDIFF_MAX - sizeof *head - 1 || (head = malloc(sizeof *head + size + 1)) == NULL) {
         return NULL;
     }
+    head->of.type = NULL;
     head->of.size = size;
-    head->of.secret = secret;
+    head->of.secret = (size_t)secret;
     ((char *)(head + 1))[size] = '\0';
     return head + 1;
 }
 
+/*
+ * A message is not copied for the caller: the buffer is the memory of Python's bytes object, which ends with a NUL as a
+ * buffer must. Whoever frees it may not have Python's lock and should not wait for it, so the object goes on a list, by
+ * the field that holds its hash, and Python drops it when it next lends one; unless too much has gathered there.
+ */
+enum { PHANTOM_RT_GATHERED = 4 << 20 };
+
+/* The field of the hash is no part of Python's interface since 3.11, but every version to 3.14 has it. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+
+static _Atomic(PyBytesObject *) phantom_rt_returned;
+static atomic_size_t phantom_rt_returned_size;
+
+_Static_assert(sizeof(phantom_rt_head) - offsetof(phantom_rt_head, of.type) ==
+                   offsetof(PyBytesObject, ob_sval) - offsetof(PyObject, ob_type),
+               "a buffer of malloc could be taken for one that is lent");
+
+static int phantom_rt_is_lent(const void *data) {
+    return ((const phantom_rt_head *)data - 1)->of.type == &PyBytes_Type;
+}
+
+static void phantom_rt_drop_returned(void) {
+    PyBytesObject *at = atomic_exchange_explicit(&phantom_rt_returned, NULL, memory_order_acquire);
+    atomic_store_explicit(&phantom_rt_returned_size, 0, memory_order_relaxed);
+    while (at != NULL) {
+        PyBytesObject *next = (PyBytesObject *)at->ob_shash;
+        at->ob_shash = -1;
+        Py_DECREF(at);
+        at = next;
+    }
+}
+
+static PyObject *phantom_rt_lend(PyObject *self, PyObject *value) {
+    (void)self;
+    if (!PyBytes_CheckExact(value)) {
+        PyErr_SetString(PyExc_TypeError, "only bytes can be lent");
+        return NULL;
+    }
+    if (atomic_load_explicit(&phantom_rt_returned, memory_order_relaxed) != NULL) {
+        phantom_rt_drop_returned();
+    }
+    Py_INCREF(value);
+    return PyLong_FromVoidPtr(PyBytes_AS_STRING(value));
+}
+
+static PyMethodDef phantom_rt_lend_method = {"lend", phantom_rt_lend, METH_O, NULL};
+
+static void phantom_rt_return(void *data) {
+    PyBytesObject *object = (PyBytesObject *)((char *)data - offsetof(PyBytesObject, ob_sval));
+    PyBytesObject *head = atomic_load_explicit(&phantom_rt_returned, memory_order_relaxed);
+    size_t gathered = (size_t)PyBytes_GET_SIZE(object) + sizeof *object;
+    do {
+        object->ob_shash = (Py_hash_t)head;
+    } while (!atomic_compare_exchange_weak_explicit(&phantom_rt_returned, &head, object, memory_order_release,
+                                                    memory_order_relaxed));
+    gathered += atomic_fetch_add_explicit(&phantom_rt_returned_size, gathered, memory_order_relaxed);
+    if (gathered > PHANTOM_RT_GATHERED && !atomic_load_explicit(&phantom_rt_forked, memory_order_relaxed)) {
+        PyGILState_STATE state = PyGILState_Ensure();
+        phantom_rt_drop_returned();
+        PyGILState_Release(state);
+    }
+}
+
+#pragma GCC diagnostic pop
+
 static void phantom_rt_free(void *data) {
-    if (data != NULL) {
+    if (data != NULL && phantom_rt_is_lent(data)) {
+        phantom_rt_return(data);
+    } else if (data != NULL) {
         phantom_rt_head *head = (phantom_rt_head *)data - 1;
         if (head->of.secret) {
             explicit_bzero(data, head->of.size);
@@ -104,7 +177,6 @@ void phantom_buffer_free(phantom_buffer *buffer) {
 /* --- Start --------------------------------------------------------------------------------------------------------- */
 
 static pthread_once_t phantom_rt_once = PTHREAD_ONCE_INIT;
-static atomic_int phantom_rt_forked;
 static atomic_int phantom_rt_finished;
 /* Written by the one start before pthread_once returns anywhere. */
 static int phantom_rt_running;
@@ -278,6 +350,14 @@ static int phantom_rt_boot_library(const char *python) {
         if (!fits) {
             phantom_rt_failed("this is libphantom " PHANTOM_VERSION ", and %s has Phantom %s", python, core);
         }
+    }
+    if (fits) {
+        PyObject *lend = PyCFunction_New(&phantom_rt_lend_method, NULL);
+        if (lend == NULL || PyObject_SetAttrString(runtime, "lend", lend) != 0) {
+            phantom_rt_raised(what);
+            fits = 0;
+        }
+        Py_XDECREF(lend);
     }
     Py_XDECREF(version);
     Py_DECREF(runtime);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 from bindings.c.runtime.loop_thread import LoopThread
@@ -30,8 +31,9 @@ class LibraryRuntime:
     Handles count up and are never reused; their upper bits are random, so that one of another process is unknown here.
     """
 
-    def __init__(self, lib: Any) -> None:
+    def __init__(self, lib: Any, lend: Callable[[bytes], int]) -> None:
         self.loop = LoopThread()
+        self.lend = lend
         self._lib = lib
         self._lock = threading.Lock()
         self._entries: dict[int, _Entry] = {}

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["ThreadSession"]
 
 _WORK_PER_TURN: Final = limits.MiB  # bytes that one look into the outbox moves on
+_RESUME: Final = (
+    limits.SEND_BUFFER_CAP // 2
+)  # a thread that waits for room then works for a while, and not for one batch
 _LOW_CHARGE: Final = limits.RECV_BACKLOG_CAP // 2  # of messages that were taken; the engine is asked for more beyond
 
 
@@ -177,6 +180,10 @@ class ThreadSession:
     def _too_much(self) -> bool:
         return self._pushed - self._taken + self._conn.queued > limits.SEND_BUFFER_CAP
 
+    @property
+    def _may_resume(self) -> bool:
+        return self._pushed - self._taken + self._conn.queued <= _RESUME
+
     def _wait_for_room(self, timeout: float | None) -> None:
         """One thread at a time: the others wait for the lock that it has."""
         until = None if timeout is None else monotonic() + timeout
@@ -211,7 +218,7 @@ class ThreadSession:
                 self._send_soon()
                 return
         self._emptied.wake_all()
-        if not self._too_much or not conn.accepts_writes:
+        if self._may_resume or not conn.accepts_writes:
             self._writers.give_turn()
 
     def _send_soon(self) -> None:
@@ -389,11 +396,12 @@ class _Writers(WaitQueue):
         return self.turn is not None or bool(self._of._outbox)
 
     def wake(self, count: int) -> None:
-        """The engine has room, or has ended."""
-        self._of._send_soon()
+        """The engine has room."""
+        if self._of._outbox or self._of._may_resume:
+            self._of._send_soon()
 
     def wake_all(self) -> None:
-        """The same."""
+        """The engine has ended, or takes no more."""
         if self:
             self._of._send_soon()
 
