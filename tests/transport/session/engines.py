@@ -6,6 +6,7 @@ comes back; every window it is lent is scribbled over afterwards, so nothing may
 
 from __future__ import annotations
 
+import functools
 from struct import unpack_from
 from typing import Any, NamedTuple
 
@@ -303,5 +304,10 @@ def client_with_peer(**options: Any) -> tuple[Engine, Peer]:
 
 def pattern(size: int, salt: int = 0) -> bytes:
     """Bytes in which every slice differs from its neighbours."""
-    block = bytes((i * 7 + (i >> 8) * 13 + salt) & 0xFF for i in range(8192))
+    block = _block(salt & 0xFF)
     return (block * (size // len(block) + 1))[:size]
+
+
+@functools.cache
+def _block(salt: int) -> bytes:
+    return bytes((i * 7 + (i >> 8) * 13 + salt) & 0xFF for i in range(8192))
