@@ -35,6 +35,7 @@ from phantom.errors import ConfigError, HandshakeError, PhantomError, Serializat
 from phantom.limits import (
     COOKIE_BUCKET,
     INITIAL_SRTT,
+    INITIAL_STREAM_WINDOW,
     LENGTH_PREFIX,
     MAX_CLIENT_POW_DIFFICULTY,
     MAX_EPOCH,
@@ -888,7 +889,7 @@ def _run_reassembly(entry: Entry, bench: _Bench, positive: bool) -> None:
         plaintext = _unhex(step["plaintext"])
         index = int.from_bytes(plaintext[:_SEGMENT], "big")
         _same("index", index, step["index"])
-        verdict = reassembly.segment(index, plaintext[_SEGMENT:])
+        verdict = reassembly.segment(index, plaintext[_SEGMENT:], room=INITIAL_STREAM_WINDOW)
         _same("acknowledged", verdict.acknowledged, True)
         _same("duplicate", verdict is Verdict.DUPLICATE, step["duplicate"])
         delivered = b"".join(reassembly.take())
@@ -949,7 +950,9 @@ def _refuse_segments(entry: Entry, bench: _Bench) -> None:
 def _refuse_stream_segments(entry: Entry, given: Sequence[tuple[bytes, bool]]) -> None:
     reassembly = Reassembly(announcements=True)
     verdicts = [
-        reassembly.segment(int.from_bytes(plaintext[:_SEGMENT], "big"), plaintext[_SEGMENT:], fin=fin)
+        reassembly.segment(
+            int.from_bytes(plaintext[:_SEGMENT], "big"), plaintext[_SEGMENT:], room=INITIAL_STREAM_WINDOW, fin=fin
+        )
         for plaintext, fin in given
     ]
     if not all(verdict.acknowledged for verdict in verdicts[:-1]):

@@ -46,8 +46,6 @@ def test_forms(text: str, address: Address) -> None:
         "http://h:1",
         "tcp://",
         "tcp://h:1/path",
-    ]
-    + [
         "phantom://h:1",
         "phantom://phantom1:xx@h:1",
         f"tcp://{PIN}@h:1",

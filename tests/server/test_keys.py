@@ -14,8 +14,6 @@ from phantom.errors import ConfigError
 from phantom.server import keys
 from phantom.server.keys import load_or_create, state_key_file
 
-AS_ROOT = os.name == "posix" and os.geteuid() == 0
-
 
 def seed(key: HybridSigningKey) -> bytes:
     with key:
