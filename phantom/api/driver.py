@@ -101,7 +101,7 @@ class SessionDriver:
             self._leg.flush()
             self._arm()
             return
-        if conn.queued >= limits.SEND_BATCH and conn.wants_to_send:
+        if conn.queued >= limits.SEND_BATCH and not conn.path.blocked and conn.wants_to_send:
             self._leg.flush()
         if not self._scheduled:
             self._scheduled = True
