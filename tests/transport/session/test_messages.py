@@ -257,6 +257,14 @@ def test_charges_count_every_item() -> None:
     assert assembler.charged == 100 + 64  # of the message that was begun
 
 
+def test_only_an_empty_queue_gives_its_charge_back() -> None:
+    assembler = MessageAssembler()
+    feed(assembler, message(b"one"), message(b"two") + message(b""))
+    assert assembler.refill()
+    assert list(assembler.messages) == [b"one", b"two", b""]
+    assert assembler.charged == 6 + 3 * 64
+
+
 @pytest.mark.parametrize("held", [False, True])
 def test_no_message_is_begun_while_blocked(held: bool) -> None:
     assembler = MessageAssembler()
