@@ -9,6 +9,7 @@ import shlex
 import ssl
 import subprocess
 import sys
+import tomllib
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,7 +21,7 @@ from benchmarks.peers import native
 from benchmarks.targets import judge
 
 _ROOT = Path(__file__).resolve().parents[1]
-_PACKAGES = ("phantom", "cryptography", "blake3", "uvloop")
+_PACKAGES = ("cryptography", "blake3", "uvloop", "aiofastnet", "qh3", "aioquic")
 
 
 def machine() -> dict[str, Any]:
@@ -33,6 +34,7 @@ def machine() -> dict[str, Any]:
         "memory MiB": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "phantom": tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"],
         "packages": {name: _version(name) for name in _PACKAGES},
         "cryptography's OpenSSL": backend.openssl_version_text(),
         "ssl's OpenSSL": ssl.OPENSSL_VERSION,
@@ -96,7 +98,7 @@ def markdown(found: dict[str, Any], rows: list[Row]) -> str:
         "| | |",
         "| --- | --- |",
         f"| date | {found['date']} |",
-        f"| commit | {where['commit']} |",
+        f"| Phantom | {where['phantom']}, commit {where['commit']} |",
         f"| machine | {where['cpu']}, {where['cpus']} CPUs, {where['memory MiB']} MiB |",
         f"| system | {where['system']} |",
         f"| Python | {where['python']}; {packages} |",

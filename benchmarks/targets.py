@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.groups import bulk, gate, handshake, memory, small
+from benchmarks.groups import bulk, gate, handshake, memory, quic, small
 from benchmarks.harness import TO_ANCHOR, Row
 
 __all__ = ["Outcome", "Rows", "judge"]
@@ -105,6 +105,7 @@ TARGETS = [
     *_compared("4", 2.0, bulk.TLS_STREAMS, bulk.ASYNCIO),
     *_compared("4", 2.0, bulk.TLS_PROTOCOL, bulk.ASYNCIO),
     *_compared("4", 1.1, bulk.TLS_UVLOOP, bulk.UVLOOP),
+    *_compared("4", 1.0, bulk.TLS_FAST, bulk.UVLOOP),
     Target(
         "5",
         "64 KiB, Phantom, asyncio: share of the rate of asyncio TCP without crypto",
@@ -124,6 +125,16 @@ TARGETS = [
         10,
         False,
         lambda rows: rows.median(memory.GROUP, memory.case(5000), memory.PHANTOM, memory.SERVER),
+    ),
+    *(
+        Target(
+            "11",
+            f"bulk over QUIC: {name} needs times the CPU of Phantom, asyncio",
+            factor,
+            True,
+            lambda rows, name=name: rows.median(quic.GROUP, quic.CASE, name, _CPU + TO_ANCHOR),
+        )
+        for name, factor in ((quic.QH3, 20), (quic.AIOQUIC, 50))
     ),
     Target(
         "",

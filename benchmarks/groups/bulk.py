@@ -15,6 +15,7 @@ BLOCKING = "Phantom, blocking"
 TLS_STREAMS = "TLS 1.3, asyncio streams"
 TLS_PROTOCOL = "TLS 1.3, asyncio Protocol"
 TLS_UVLOOP = "TLS 1.3, uvloop Protocol"
+TLS_FAST = "TLS 1.3, aiofastnet on uvloop"
 TLS_BLOCKING = "TLS 1.3, blocking ssl"
 RAW_ASYNCIO = "TCP without crypto, asyncio Protocol"
 RAW_BLOCKING = "TCP without crypto, blocking"
@@ -23,7 +24,7 @@ RAW_STREAMS = "TCP without crypto, asyncio streams"
 
 def contestants() -> list[Contestant]:
     """All rows; the C program is the anchor of the ratios."""
-    no_native, no_uvloop = native_missing(), missing("uvloop")
+    no_native, no_uvloop, no_fast = native_missing(), missing("uvloop"), missing("aiofastnet")
     sockets.certificate()  # before anything forks
     session, native_ends = ("session:server", "session:client"), ("native:server", "native:client")
     protocols, streams = (
@@ -40,6 +41,7 @@ def contestants() -> list[Contestant]:
         Contestant(TLS_STREAMS, *streams, {"tls": True}),
         Contestant(TLS_PROTOCOL, *protocols, {"tls": True}),
         Contestant(TLS_UVLOOP, *protocols, {"tls": True, "loop": "uvloop"}, no_uvloop),
+        Contestant(TLS_FAST, *protocols, {"tls": True, "loop": "uvloop", "aiofastnet": True}, no_uvloop or no_fast),
         Contestant(TLS_BLOCKING, *blocking, {"tls": True}),
         Contestant(RAW_ASYNCIO, *protocols, {"tls": False}),
         Contestant(RAW_BLOCKING, *blocking, {"tls": False}),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import functools
+import importlib
 import socket
 import ssl
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -247,27 +250,44 @@ class _Sender(asyncio.Protocol):
             self._done.set_result(self._meter.stop())
 
 
-def protocol_server(reported: Reported, *, tls: bool, loop: str = "asyncio", **_: Any) -> Sample:
+def protocol_server(
+    reported: Reported, *, tls: bool, loop: str = "asyncio", aiofastnet: bool = False, **_: Any
+) -> Sample:
     async def main() -> Sample:
         here = asyncio.get_running_loop()
         done: asyncio.Future[Sample] = here.create_future()
-        served = await here.create_server(lambda: _Receiver(done, tls), sock=_listening(reported), ssl=server_tls(tls))
+        create = _fast("create_server", here) if aiofastnet else here.create_server
+        served = await create(lambda: _Receiver(done, tls), sock=_listening(reported), ssl=server_tls(tls))
         async with served:
             return await done
 
     return run(main(), loop)
 
 
-def protocol_client(address: str, *, size: int, seconds: float, tls: bool, loop: str = "asyncio", **_: Any) -> Sample:
+def protocol_client(
+    address: str,
+    *,
+    size: int,
+    seconds: float,
+    tls: bool,
+    loop: str = "asyncio",
+    aiofastnet: bool = False,
+    **_: Any,
+) -> Sample:
     async def main() -> Sample:
         here = asyncio.get_running_loop()
         done: asyncio.Future[Sample] = here.create_future()
-        await here.create_connection(
-            lambda: _Sender(done, size, seconds), "127.0.0.1", int(address), ssl=client_tls(tls)
-        )
+        create = _fast("create_connection", here) if aiofastnet else here.create_connection
+        await create(lambda: _Sender(done, size, seconds), "127.0.0.1", int(address), ssl=client_tls(tls))
         return await done
 
     return run(main(), loop)
+
+
+def _fast(name: str, loop: asyncio.AbstractEventLoop) -> Callable[..., Awaitable[Any]]:
+    """The same call of aiofastnet, which replaces the loop's transports."""
+    function: Callable[..., Awaitable[Any]] = getattr(importlib.import_module("aiofastnet"), name)
+    return functools.partial(function, loop)
 
 
 # --- handshakes -------------------------------------------------------------------------------------------------------
