@@ -13,6 +13,8 @@ import gc
 import inspect
 import os
 import random
+import signal
+import threading
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -39,6 +41,12 @@ _TURNS_TO_END = 20
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="start value of the `seed` fixture (default: fixed for each test)")
+
+
+def pytest_configure() -> None:
+    # A shell that runs this in the background has SIGINT ignored, and programs under test would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
