@@ -170,7 +170,7 @@ def test_stalls_pass_or_kill(seed: int) -> None:
 def test_an_application_that_never_reads_costs_nobody_but_itself(seed: int) -> None:
     world = World(seed)
     world.server.reading = False
-    world.client.to_send = 400
+    world.client.to_send = 100
     start(world)
     world.run(30.0)
     conn = world.server.engine.conn

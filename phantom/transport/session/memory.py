@@ -98,8 +98,8 @@ class ReceiveMemory:
     def _overrun(self, now: float) -> bool:
         if self.charged * 8 >= self.capacity * 9:
             return True
-        since = self.used_up_since
-        return self.used_up and since is not None and now - since >= limits.RECV_MEMORY_PATIENCE
+        deadline = self.deadline()
+        return self.used_up and deadline is not None and now >= deadline
 
     def _recount(self, holder: Holder, *, exact: bool) -> bool:
         """Brings one account up to date; True if that changed it."""

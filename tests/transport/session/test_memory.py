@@ -149,6 +149,17 @@ def test_patience_is_five_seconds_on_end() -> None:
     assert memory.used_up_since is None
 
 
+def test_a_deadline_that_rounding_kept_from_coming() -> None:
+    for step in range(1000):
+        memory = ReceiveMemory(800)
+        (a,) = holders(1)
+        a.reports(memory, 800, now=5.0 + step * 0.31024256913)
+        deadline = memory.deadline()
+        assert deadline is not None
+        memory.enforce(deadline)
+        assert a.ended == 1
+
+
 def test_who_was_held_hears_when_there_is_room() -> None:
     memory = ReceiveMemory(800)
     a, b, c = holders(3)
