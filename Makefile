@@ -9,7 +9,7 @@ ARGS ?=
 TOX = "$(if $(PYTHON),$(PYTHON),$(error Phantom needs Python 3.11 or newer))" tools/bootstrap.py run --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check format bench generate lock dist dev clean
+.PHONY: help demo test test-fast test-bindings c check format bench generate lock dist dev clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 | \2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -22,6 +22,13 @@ test: ## the whole test suite with its coverage gate
 
 test-fast: ## unit, property and security tests
 	@$(TOX) -e fast -- $(ARGS)
+
+test-bindings: ## every other language: bring its tools (Debian packages, as root), build it and test it
+	@PYTHON="$(PYTHON)" sh bindings/c/install-tools.sh
+	@$(MAKE) --no-print-directory c
+
+c: ## build the C library into PREFIX=DIR (build/c), and test it as installed there
+	@$(TOX) -e c -- $(ARGS)
 
 check: ## format, lint, types, layers, dead code, dependencies, proto, workflows, links, drift
 	@$(TOX) -e lint -- $(ARGS)

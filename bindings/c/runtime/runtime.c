@@ -216,7 +216,8 @@ static int phantom_rt_find_python(char path[PATH_MAX]) {
     char *named = secure_getenv("PHANTOM_PYTHON");
     if (named != NULL && *named != '\0') {
         if (strlen(named) >= PATH_MAX || access(named, X_OK) != 0) {
-            return phantom_rt_failed("PHANTOM_PYTHON is %s, which cannot be executed: %s", named, strerror(errno));
+            const char *why = strerror(strlen(named) >= PATH_MAX ? ENAMETOOLONG : errno);
+            return phantom_rt_failed("what PHANTOM_PYTHON names cannot be executed (%s): %s", why, named);
         }
         strcpy(path, named);
         return 0;
@@ -242,11 +243,15 @@ static int phantom_rt_find_python(char path[PATH_MAX]) {
     return 0;
 }
 
-/* The library that is loaded, and the environment that the python belongs to, must be of the build's version. */
-static int phantom_rt_check_version(const char *python) {
-    char path[PATH_MAX + 32], line[256];
+/*
+ * The library that is loaded, and the environment that the python belongs to, must be of the build's version. home: where
+ * the environment has its standard library from; empty for a python that belongs to none.
+ */
+static int phantom_rt_check_version(const char *python, char home[PATH_MAX]) {
+    char path[PATH_MAX + 32], line[PATH_MAX + 32];
     const char *loaded = Py_GetVersion(), *end = strrchr(python, '/');
     FILE *config;
+    home[0] = '\0';
     if (strncmp(loaded, PY_VERSION " ", sizeof PY_VERSION) != 0) {
         return phantom_rt_failed("this library was built with Python " PY_VERSION " and found %s of Python %.20s; build it again",
                                  PHANTOM_LIBPYTHON, loaded);
@@ -255,6 +260,11 @@ static int phantom_rt_check_version(const char *python) {
     config = fopen(path, "re");
     while (config != NULL && fgets(line, sizeof line, config) != NULL) {
         char version[32];
+        if (strncmp(line, "home = /", 8) == 0) {
+            line[strcspn(line, "\r\n")] = '\0';
+            snprintf(home, PATH_MAX, "%.*s", PATH_MAX - 1, line + 7);
+            *strrchr(home, '/') = '\0'; /* PREFIX/bin -> PREFIX */
+        }
         if (sscanf(line, " version = %31s", version) == 1 && strcmp(version, PY_VERSION) != 0) {
             fclose(config);
             return phantom_rt_failed("this library was built with Python " PY_VERSION ", and %s is of Python %s; build it again, "
@@ -273,7 +283,7 @@ static int phantom_rt_refused(PyStatus status, const char *python) {
                              status.err_msg != NULL ? status.err_msg : "it asked to exit");
 }
 
-static int phantom_rt_boot_interpreter(const char *python) {
+static int phantom_rt_boot_interpreter(const char *python, const char *home) {
     PyPreConfig before;
     PyConfig config;
     PyStatus status;
@@ -293,17 +303,35 @@ static int phantom_rt_boot_interpreter(const char *python) {
     config.install_signal_handlers = 0;
     config.parse_argv = 0;
     config.pathconfig_warnings = 0;
-    config.site_import = 1;
+    config.site_import = 0; /* see phantom_rt_enter_environment */
     config.write_bytecode = 0;
     status = PyConfig_SetBytesString(&config, &config.program_name, python);
     if (!PyStatus_Exception(status)) {
         status = PyConfig_SetBytesString(&config, &config.executable, python);
+    }
+    if (!PyStatus_Exception(status) && *home != '\0') {
+        status = PyConfig_SetBytesString(&config, &config.home, home);
     }
     if (!PyStatus_Exception(status)) {
         status = Py_InitializeFromConfig(&config);
     }
     PyConfig_Clear(&config);
     return PyStatus_Exception(status) ? phantom_rt_refused(status, python) : 0;
+}
+
+/*
+ * PYTHONEXECUTABLE and __PYVENV_LAUNCHER__ are heeded whatever the configuration says, unless it names the home. The
+ * environment that the python belongs to is then entered here, by the name that the python really has.
+ */
+static int phantom_rt_enter_environment(const char *python) {
+    PyObject *name = PyUnicode_DecodeFSDefault(python), *site = NULL, *done = NULL;
+    if (name != NULL && PySys_SetObject("executable", name) == 0 && (site = PyImport_ImportModule("site")) != NULL) {
+        done = PyObject_CallMethod(site, "main", NULL);
+    }
+    Py_XDECREF(name);
+    Py_XDECREF(site);
+    Py_XDECREF(done);
+    return done != NULL ? 0 : phantom_rt_raised("Python could not set up its environment");
 }
 
 /*
@@ -332,8 +360,11 @@ static int phantom_rt_boot_library(const char *python) {
     char what[PATH_MAX + 64];
     int fits;
     /* Nothing of Python's writes to the program's streams. */
-    if (PySys_SetObject("stdout", Py_None) != 0 || PySys_SetObject("stderr", Py_None) != 0 || phantom_rt_keep_sigint() != 0) {
-        return phantom_rt_reason[0] != '\0' ? -1 : phantom_rt_failed("Python is out of memory");
+    if (PySys_SetObject("stdout", Py_None) != 0 || PySys_SetObject("stderr", Py_None) != 0) {
+        return phantom_rt_failed("out of memory");
+    }
+    if (phantom_rt_keep_sigint() != 0 || phantom_rt_enter_environment(python) != 0) {
+        return -1;
     }
     snprintf(what, sizeof what, "%s has no Phantom that this library can use", python);
     runtime = PyImport_ImportModule("phantom_c_runtime");
@@ -379,9 +410,9 @@ static void phantom_rt_at_exit(void) {
 }
 
 static void phantom_rt_start(void) {
-    char python[PATH_MAX];
+    char python[PATH_MAX], home[PATH_MAX];
     sigset_t all, kept;
-    if (phantom_rt_find_python(python) != 0 || phantom_rt_check_version(python) != 0) {
+    if (phantom_rt_find_python(python) != 0 || phantom_rt_check_version(python, home) != 0) {
         return;
     }
     if (pthread_atfork(NULL, NULL, phantom_rt_in_child) != 0) {
@@ -391,7 +422,7 @@ static void phantom_rt_start(void) {
     /* Threads that are made meanwhile, the loop's above all, take no signal that is meant for the program. */
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &kept);
-    if (phantom_rt_boot_interpreter(python) == 0) {
+    if (phantom_rt_boot_interpreter(python, home) == 0) {
         int booted = phantom_rt_boot_library(python);
         PyEval_SaveThread();
         if (booted == 0) {

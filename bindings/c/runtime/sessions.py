@@ -346,7 +346,8 @@ class ThreadSession:
         self._ended = True
         self._readers.wake_all()
         self._writers.give_turn()
-        return await self._disconnect(0, timeout)
+        over = self._conn.phase.over
+        return await self._disconnect(0, timeout) or over
 
 
 class _Readers(WaitQueue):
