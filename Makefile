@@ -9,7 +9,7 @@ ARGS ?=
 TOX = "$(if $(PYTHON),$(PYTHON),$(error Phantom needs Python 3.11 or newer))" tools/bootstrap.py run --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-bindings c check format bench generate lock dist dev clean
+.PHONY: help demo test test-fast test-bindings c conformance check format bench generate lock dist dev clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 | \2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -29,6 +29,9 @@ test-bindings: ## every other language: bring its tools (Debian packages, as roo
 
 c: ## build the C library into PREFIX=DIR (build/c), and test it as installed there
 	@$(TOX) -e c -- $(ARGS)
+
+conformance: ## every binding by the same cases; writes docs/reference/conformance.md (PHANTOM_C_PREFIX=DIR: C, too)
+	@$(TOX) -e conformance -- $(ARGS)
 
 check: ## format, lint, types, layers, dead code, dependencies, proto, workflows, links, drift
 	@$(TOX) -e lint -- $(ARGS)
