@@ -212,6 +212,9 @@ class Runtime(Protocol):
     def failed(self, call: str, error: BaseException) -> int:
         """The status of an exception; keeps its text for the calling thread. Never raises, never returns 0."""
 
+    def lend(self, value: bytes) -> int:
+        """The address of the bytes, which stay there, with a NUL behind them, until the buffer is given back."""
+
 
 class Operations(Protocol):
     """The operations of the library, one method a call.
@@ -387,6 +390,7 @@ def install(ffi: Any, lib: Any, runtime: Runtime, operations: Operations) -> Non
     _lookup, _register, _failed = runtime.lookup, runtime.register, runtime.failed
     _null, _buffer, _string, _memmove, _addressof = ffi.NULL, ffi.buffer, ffi.string, ffi.memmove, ffi.addressof
     _alloc, _char = lib.phantom_rt_alloc, ffi.typeof("char *")
+    _lend, _cast, _void = runtime.lend, ffi.cast, ffi.typeof("void *")
 
     def _extern(name: str) -> Callable[[Callable[..., int]], object]:
         def _escaped(_kind: object, error: BaseException, _traceback: object) -> None:
@@ -431,13 +435,17 @@ def install(ffi: Any, lib: Any, runtime: Runtime, operations: Operations) -> Non
     def _put(to: Any, value: str | bytes | bytearray | memoryview | None, secret: bool) -> None:
         if value is None:
             return
+        if type(value) is bytes and not secret:  # not copied; the largest results are messages
+            to.data = _cast(_void, _lend(value))
+            to.len = len(value)
+            return
         data = _bytes(value)
         length = len(data)
         to.data = _alloc(length + 1, secret)
         if to.data == _null:
             raise MemoryError(f"no memory for {length} bytes")
         _memmove(to.data, data, length)
-        ffi.cast(_char, to.data)[length] = b"\0"
+        _cast(_char, to.data)[length] = b"\0"
         to.len = length
 
     def _fill(to: Any, room: int, needed: Any, value: str | bytes | bytearray | memoryview | None, end: bytes) -> None:

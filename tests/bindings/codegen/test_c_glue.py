@@ -95,6 +95,11 @@ class Table:
         del self.held[handle]
         return value
 
+    def lend(self, value: bytes) -> int:
+        data = self._lib.toy_rt_alloc(len(value) + 1, 0)
+        self._ffi.memmove(data, value + b"\0", len(value) + 1)
+        return int(self._ffi.cast("uintptr_t", data))
+
     def failed(self, call: str, error: BaseException) -> int:
         self.errors.append((call, error))
         text = str(error).encode()
