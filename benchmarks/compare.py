@@ -20,8 +20,8 @@ def worse(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, float
     Where both files have the ratio to a peer of the same run, that is compared, not the number itself: the machine may
     be another one. Peers are not compared.
     """
-    before = {_key(row): row["median"] for row in old["rows"]}
-    for row in new["rows"]:
+    before = {_key(row): row["median"] for row in _rows(old)}
+    for row in _rows(new):
         if not _ours(row):
             continue
         past = before.get(_key(row), {})
@@ -35,6 +35,10 @@ def worse(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, float
             factor = past[name] / max(value, 1e-12) if rate else value / past[name]
             if factor > FACTOR:
                 yield f"{row['group']}, {row['case']}, {row['name']}: {name}", past[name], value
+
+
+def _rows(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for run in found["runs"] for row in run["rows"]]
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str]:

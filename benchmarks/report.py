@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 import ssl
 import subprocess
-import sys
 import tomllib
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 from benchmarks.harness import TO_ANCHOR, Options, Row, number
 from benchmarks.peers import native
-from benchmarks.targets import judge
+from benchmarks.targets import Outcome, judge
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("cryptography", "blake3", "uvloop", "aiofastnet", "qh3", "aioquic")
@@ -39,7 +38,6 @@ def machine() -> dict[str, Any]:
         "cryptography's OpenSSL": backend.openssl_version_text(),
         "ssl's OpenSSL": ssl.OPENSSL_VERSION,
         "C program's OpenSSL": native.openssl_version(),
-        "commit": _commit(),
     }
 
 
@@ -65,48 +63,96 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def write(folder: Path, rows: list[Row], options: Options, groups: list[str], loads: list[list[float]]) -> list[Path]:
-    """``latest.json`` and ``latest.md`` in ``folder``; their paths. ``loads``: the load average before and after."""
+@dataclass(slots=True)
+class Run:
+    """One group, measured at one time."""
+
+    name: str
+    date: str
+    commit: str
+    rounds: int
+    seconds: float
+    load_before: list[float]
+    load_after: list[float]
+    rows: list[Row]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the JSON file."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**plain, "rows": [row.as_dict() for row in self.rows]}
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Run:
+        """What :meth:`as_dict` gave."""
+        rows = [Row(row["group"], row["case"], row["name"], row["rounds"], row["skipped"]) for row in found["rows"]]
+        return cls(**{**found, "rows": rows})
+
+
+def measured(name: str, measure: Callable[[Options], list[Row]], options: Options) -> Run:
+    """Measures one group now."""
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    before = list(os.getloadavg())
+    rows = measure(options)
+    return Run(name, date, _commit(), options.rounds, options.seconds, before, list(os.getloadavg()), rows)
+
+
+def write(folder: Path, runs: list[Run], order: Iterable[str]) -> list[Path]:
+    """``latest.json`` and ``latest.md`` in ``folder``; their paths.
+
+    What was measured there before on the same machine, in groups that were not measured now, stays.
+    """
+    data, page = folder / "latest.json", folder / "latest.md"
+    where = machine()
+    known = {run.name: run for run in _earlier(data, where)}
+    known.update({run.name: run for run in runs})
+    runs = [known[name] for name in order if name in known]
+    rows = [row for run in runs for row in run.rows]
     found = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": " ".join(["python -m benchmarks.run", *map(shlex.quote, sys.argv[1:])]),
-        "groups": groups,
-        "options": asdict(options),
-        "load average before": loads[0],
-        "load average after": loads[1],
-        "machine": machine(),
+        "command": "python -m benchmarks.run",
+        "machine": where,
         "targets": [asdict(outcome) for outcome in judge(rows)],
-        "rows": [row.as_dict() for row in rows],
+        "runs": [run.as_dict() for run in runs],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    data, page = folder / "latest.json", folder / "latest.md"
     data.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    page.write_text(markdown(found, rows), encoding="utf-8")
+    page.write_text(markdown(where, runs), encoding="utf-8")
     return [data, page]
 
 
-def markdown(found: dict[str, Any], rows: list[Row]) -> str:
-    """The page of a run."""
-    where = found["machine"]
+def _earlier(data: Path, where: dict[str, Any]) -> list[Run]:
+    try:
+        found = json.loads(data.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [Run.from_dict(run) for run in found["runs"]] if found["machine"] == where else []
+
+
+def markdown(where: dict[str, Any], runs: list[Run]) -> str:
+    """The page of these runs."""
     packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
-    load = [" ".join(f"{value:.2f}" for value in found[f"load average {when}"]) for when in ("before", "after")]
+    rows = [row for run in runs for row in run.rows]
     out = [
         "# Benchmark results",
         "",
-        "Made by `" + found["command"] + "`; how to read it: [BENCHMARKS.md](../../BENCHMARKS.md).",
+        "Made by `python -m benchmarks.run`; how to read it: [BENCHMARKS.md](../../BENCHMARKS.md).",
         "",
         "| | |",
         "| --- | --- |",
-        f"| date | {found['date']} |",
-        f"| Phantom | {where['phantom']}, commit {where['commit']} |",
+        f"| Phantom | {where['phantom']} |",
         f"| machine | {where['cpu']}, {where['cpus']} CPUs, {where['memory MiB']} MiB |",
         f"| system | {where['system']} |",
         f"| Python | {where['python']}; {packages} |",
         f"| OpenSSL | Phantom: {where[_C]}; TLS rows: {where[_S]}; C rows: {where[_N]} |",
-        f"| load average (1, 5, 15 min) | {load[0]} before, {load[1]} after |",
-        f"| rounds | {found['options']['rounds']}, transfers of {found['options']['seconds']:g} s |",
         "",
-        *_target_table(found["targets"]),
+        "| group | date | commit | rounds | load average before, after (1 min) |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {run.name} | {run.date} | {run.commit} | {run.rounds} of {run.seconds:g} s "
+            f"| {run.load_before[0]:.2f}, {run.load_after[0]:.2f} |"
+            for run in runs
+        ),
+        "",
+        *_target_table(judge(rows)),
     ]
     seen: list[tuple[str, tuple[str, ...]]] = []
     for row in rows:
@@ -126,12 +172,11 @@ def markdown(found: dict[str, Any], rows: list[Row]) -> str:
 _C, _S, _N = "cryptography's OpenSSL", "ssl's OpenSSL", "C program's OpenSSL"
 
 
-def _target_table(targets: list[dict[str, Any]]) -> list[str]:
+def _target_table(targets: list[Outcome]) -> list[str]:
     out = ["## Targets", "", "| row | what | target | measured | |", "| --- | --- | --- | --- | --- |"]
     verdicts = {True: "met", False: "**not met**", None: "not measured"}
     return out + [
-        f"| {one['number']} | {one['text']} | {one['bound']} | {number(one['value'])} | {verdicts[one['met']]} |"
-        for one in targets
+        f"| {one.number} | {one.text} | {one.bound} | {number(one.value)} | {verdicts[one.met]} |" for one in targets
     ]
 
 

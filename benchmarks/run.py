@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="3 short rounds, to see that everything works")
-    parser.add_argument("--only", action="append", choices=GROUPS, metavar="GROUP", help=", ".join(GROUPS))
+    parser.add_argument(
+        "--only", action="append", choices=GROUPS, metavar="GROUP", help=", ".join(GROUPS) + "; may be repeated"
+    )
     parser.add_argument("--rounds", type=int, help="rounds of everything (default 9; published: at least 7)")
     parser.add_argument("--output", type=Path, help="folder for latest.json and latest.md (default benchmarks/results)")
     parser.add_argument("--check", nargs=2, type=Path, metavar=("OLD", "NEW"), help="compare two result files instead")
@@ -48,23 +49,21 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.rounds is not None:
         options.rounds = max(1, chosen.rounds)
     names = chosen.only or list(GROUPS)
-    loads = [list(os.getloadavg())]
-    rows: list[Row] = []
+    runs = []
     for name in names:
         print(f"{name}:", flush=True)
-        rows += GROUPS[name](options)
-    loads.append(list(os.getloadavg()))
+        runs.append(report.measured(name, GROUPS[name], options))
     print("targets:")
-    for outcome in judge(rows):
+    for outcome in judge([row for run in runs for row in run.rows]):
         if outcome.met is not None:
             verdict = "met" if outcome.met else "NOT MET"
             print(
                 f"  {outcome.number:3s} {outcome.text:78s} {outcome.bound:>7s} {number(outcome.value):>7s}  {verdict}"
             )
-    # a try, or a part, must not take the place of published numbers unless it is told to
-    folder = chosen.output or (RESULTS if not chosen.quick and not chosen.only else None)
+    # a try must not take the place of published numbers unless it is told to
+    folder = chosen.output or (None if chosen.quick else RESULTS)
     if folder is not None:
-        for path in report.write(folder, rows, options, names, loads):
+        for path in report.write(folder, runs, GROUPS):
             print(f"written: {path}")
     return 0
 

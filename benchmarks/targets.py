@@ -72,6 +72,10 @@ def _thousands(name: str) -> Callable[[Rows], float | None]:
     return lambda rows: rows.median(gate.GROUP, gate.CASE, name, "k/s")
 
 
+def _quic(name: str) -> Callable[[Rows], float | None]:
+    return lambda rows: rows.median(quic.GROUP, quic.CASE, name, _CPU + TO_ANCHOR)
+
+
 def _handshake(side: str) -> Callable[[Rows], float | None]:
     return lambda rows: rows.median(handshake.GROUP, handshake.ENGINE, side, "ratio")
 
@@ -132,7 +136,7 @@ TARGETS = [
             f"bulk over QUIC: {name} needs times the CPU of Phantom, asyncio",
             factor,
             True,
-            lambda rows, name=name: rows.median(quic.GROUP, quic.CASE, name, _CPU + TO_ANCHOR),
+            _quic(name),
         )
         for name, factor in ((quic.QH3, 20), (quic.AIOQUIC, 50))
     ),

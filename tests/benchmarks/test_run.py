@@ -35,7 +35,7 @@ def test_a_run_without_a_compiler_says_so_and_measures_the_rest(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "SKIPPED: no C compiler" in done.stdout
     found = json.loads((tmp_path / "latest.json").read_text())
-    rows = {(row["group"], row["case"], row["name"]): row for row in found["rows"]}
+    rows = {(row["group"], row["case"], row["name"]): row for row in found["runs"][0]["rows"]}
     assert rows["one way", "64 B", bulk.ASYNCIO]["median"]["k msg/s"] > 0
     assert rows["ping-pong", "64 B", bulk.BLOCKING]["median"]["p50 µs"] > 0
     assert rows["one way", "64 B", bulk.C]["skipped"]
@@ -55,7 +55,7 @@ def test_a_group_without_peers_in_c_runs(group: str, tmp_path: Path) -> None:
 
 def rows(**medians: float) -> dict[str, Any]:
     row = Row("bulk", "64 KiB", bulk.ASYNCIO, {name: [value] for name, value in medians.items()})
-    return {"rows": [row.as_dict()]}
+    return {"runs": [{"rows": [row.as_dict()]}]}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,9 @@ def test_twice_as_slow_is_worse(old: dict[str, float], new: dict[str, float], co
 
 
 def test_a_peer_that_got_slower_is_its_own_affair() -> None:
-    files = [{"rows": [Row("bulk", "64 KiB", bulk.C, {"MiB/s": [value]}).as_dict()]} for value in (100.0, 1.0)]
+    files = [
+        {"runs": [{"rows": [Row("bulk", "64 KiB", bulk.C, {"MiB/s": [value]}).as_dict()]}]} for value in (100.0, 1.0)
+    ]
     assert list(compare.worse(*files)) == []
 
 
@@ -93,19 +95,27 @@ def test_targets_are_met_missed_or_not_measured() -> None:
     assert [outcome.met for outcome in judge([])] == [None] * len(TARGETS)
 
 
+def a_run(*rows: Row, name: str = "bulk") -> report.Run:
+    return report.Run(name, "today", "abc", 3, 0.4, [0.1, 0.2, 0.3], [1.0, 1.0, 1.0], list(rows))
+
+
+def test_a_part_is_measured_anew_and_the_rest_stays(tmp_path: Path) -> None:
+    old, new = (Row("bulk", "64 KiB", bulk.ASYNCIO, {"MiB/s": [value]}) for value in (1.0, 2.0))
+    gate = Row("gate", "one core, no I/O", "junk", {"k/s": [3.0]})
+    report.write(tmp_path, [a_run(old), a_run(gate, name="gate")], run.GROUPS)
+    data, _ = report.write(tmp_path, [a_run(new)], run.GROUPS)
+    found = json.loads(data.read_text())
+    medians = {one["name"]: [row["median"] for row in one["rows"]] for one in found["runs"]}
+    assert medians == {"gate": [{"k/s": 3.0}], "bulk": [{"MiB/s": 2.0}]}
+    data.write_text(data.read_text().replace(found["machine"]["system"], "another system"))
+    data, _ = report.write(tmp_path, [a_run(new)], run.GROUPS)
+    assert [one["name"] for one in json.loads(data.read_text())["runs"]] == ["bulk"]
+
+
 def test_the_page_shows_ratios_spread_and_what_was_skipped() -> None:
     measured = Row("bulk", "64 KiB", bulk.ASYNCIO, {"MiB/s": [90.0, 100.0, 110.0], "MiB/s to anchor": [0.8, 0.9, 1.0]})
     skipped = Row("bulk", "64 KiB", bulk.C, skipped="no C compiler (cc)")
-    found = {
-        "date": "today",
-        "command": "python -m benchmarks.run",
-        "options": {"rounds": 3, "seconds": 0.4},
-        "load average before": [0.0, 0.0, 0.0],
-        "load average after": [1.0, 1.0, 1.0],
-        "machine": report.machine(),
-        "targets": [],
-    }
-    page = report.markdown(found, [skipped, measured])
+    page = report.markdown(report.machine(), [a_run(skipped, measured)])
     assert "100 ± 5 % (0.90×)" in page
     assert "no C compiler (cc)" in page
 
