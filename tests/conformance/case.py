@@ -13,7 +13,7 @@ import yaml
 from tests.conformance.content import content, described, many
 
 HERE: Final = Path(__file__).resolve().parent
-_STEP_KEYS: Final = {"as", "start", "expect", "error", "peer_code", "unless", "optional", "deadline"}
+_STEP_KEYS: Final = {"as", "start", "expect", "error", "peer_code", "unless", "optional", "until", "deadline"}
 _LOCAL: Final = {"finish", "cancel"}
 _CLIENT_SETUP: Final = (
     {"peer.listen": {}, "as": "listener"},
@@ -47,6 +47,7 @@ class Step:
     peer_code: int | None = None
     unless: str = ""
     optional: bool = False
+    until: bool = False
     deadline: float = 15.0  # s
 
 
@@ -111,6 +112,7 @@ def _step(case: str, raw: dict[str, Any]) -> Step:
         peer_code=raw.get("peer_code"),
         unless=raw.get("unless", ""),
         optional=raw.get("optional", False),
+        until=raw.get("until", False),
         deadline=raw.get("deadline", 15.0),
     )
 

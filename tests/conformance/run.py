@@ -1,6 +1,6 @@
 """The runner: every case by every driver, the table, and the page ``docs/reference/conformance.md``.
 
-``python -m tests.conformance.run [--driver NAME]... [--case TEXT] [--c-prefix DIR] [--write]``
+``python -m tests.conformance.run [--driver NAME]... [--case TEXT] [--c-prefix DIR] [--write | --check]``
 """
 
 from __future__ import annotations
@@ -174,11 +174,18 @@ class Player:
             command.setdefault("timeout_ms", TIMEOUT_MS)
         if step.command in _NAMED:
             command["name"] = step.name
-        number, answer = self._ends[step.on_peer].start(command)
-        if step.start:
-            self._started[step.name] = step, number, answer
-        else:
-            await self._check(step, answer, step)
+        end = time.monotonic() + step.deadline
+        while True:
+            number, answer = self._ends[step.on_peer].start(command)
+            if step.start:
+                self._started[step.name] = step, number, answer
+                return
+            try:
+                await self._check(step, answer, step)
+                return
+            except Failure:
+                if not step.until or time.monotonic() > end:
+                    raise
 
     async def _check(self, wanted: Step, future: asyncio.Future[dict[str, Any]], begun: Step) -> None:
         try:
@@ -304,6 +311,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--c-prefix", type=Path, default=os.environ.get("PHANTOM_C_PREFIX"), help="what `make c PREFIX=DIR` made"
     )
     parser.add_argument("--write", action="store_true", help=f"write the results into {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--check", action="store_true", help="fail if that page is not what this run found")
     options = parser.parse_args(arguments)
     cases = [case for case in load() if options.case in case.name]
     results: dict[str, dict[str, Outcome]] = {}
@@ -327,6 +335,7 @@ def main(arguments: list[str] | None = None) -> int:
         PAGE.write_text(render(cases, available, results, PAGE.read_text("utf-8") if PAGE.exists() else ""), "utf-8")
     elif not options.case and (what := changed(cases, available, results)):
         print(what)
+        bad += options.check
     return 1 if bad else 0
 
 
