@@ -169,6 +169,7 @@ def test_stalls_pass_or_kill(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(400, 415))
 def test_an_application_that_never_reads_costs_nobody_but_itself(seed: int) -> None:
     world = World(seed)
+    world.memory.capacity = world.rng.choice((2 << 20, 4 << 20))
     world.server.reading = False
     world.client.to_send = 100
     start(world)

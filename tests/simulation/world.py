@@ -170,7 +170,7 @@ class World:
         self.batch = rng.choice((70_000, 256 * KiB, 256 * KiB))
         self._sizes = rng.choice(((0, 1, 50, 300), (0, 4000, 20_000, 70_000), (0, 65_532, 65_536, 65_537, 500_000)))
         self._pause = rng.choice((0.0, 0.001, 0.05, 0.5))
-        self.memory = ReceiveMemory(rng.choice((2 * MiB, 8 * MiB, 256 * MiB)))
+        self.memory = ReceiveMemory(rng.choice((8 * MiB, 256 * MiB)))
         options: dict[str, Any] = {
             "bulk_chunk": rng.choice((1024, 16 * KiB, 64 * KiB)),
             "recv_window": rng.choice((64 * KiB, MiB, 16 * MiB)),
@@ -178,7 +178,7 @@ class World:
             "keepalive_interval": rng.choice((None, 1.0, 15.0)),
         }
         if rng.random() < 0.4:
-            options["guards"] = {"soft_seals": rng.choice((50, 500)), "grace_min": 0.2}
+            options["guards"] = {"soft_seals": rng.choice((300, 3000)), "grace_min": 0.2}
         suite = {"suite": CHACHA} if rng.random() < 0.2 else {}
         self.client = Party(self, "client", Engine(True, memory=ReceiveMemory(), **options, **suite))
         self.server = Party(self, "server", Engine(False, memory=self.memory, **options))
