@@ -89,11 +89,12 @@ static void *phantom_rt_alloc(size_t size, int secret) {
 }
 
 /*
- * A message is not copied for the caller: the buffer is the memory of Python's bytes object, which ends with a NUL as a
- * buffer must. Whoever frees it may not have Python's lock and should not wait for it, so the object goes on a list, by
- * the field that holds its hash, and Python drops it when it next lends one; unless too much has gathered there.
+ * A message that is not small is not copied for the caller: the buffer is the memory of Python's bytes object, which ends
+ * with a NUL as a buffer must. Whoever frees it may not have Python's lock and should not wait for it, so the object goes
+ * on a list, by the field that holds its hash, and Python drops it when it next lends one; unless too much has gathered
+ * there. The field also says that an object is lent: no object is lent twice at a time.
  */
-enum { PHANTOM_RT_GATHERED = 4 << 20 };
+enum { PHANTOM_RT_SMALL = 1024, PHANTOM_RT_GATHERED = 4 << 20, PHANTOM_RT_NO_HASH = -1, PHANTOM_RT_LENT = 0 };
 
 /* The field of the hash is no part of Python's interface since 3.11, but every version to 3.14 has it. */
 #pragma GCC diagnostic push
@@ -115,13 +116,14 @@ static void phantom_rt_drop_returned(void) {
     atomic_store_explicit(&phantom_rt_returned_size, 0, memory_order_relaxed);
     while (at != NULL) {
         PyBytesObject *next = (PyBytesObject *)at->ob_shash;
-        at->ob_shash = -1;
+        at->ob_shash = PHANTOM_RT_NO_HASH;
         Py_DECREF(at);
         at = next;
     }
 }
 
 static PyObject *phantom_rt_lend(PyObject *self, PyObject *value) {
+    Py_ssize_t size;
     (void)self;
     if (!PyBytes_CheckExact(value)) {
         PyErr_SetString(PyExc_TypeError, "only bytes can be lent");
@@ -130,6 +132,16 @@ static PyObject *phantom_rt_lend(PyObject *self, PyObject *value) {
     if (atomic_load_explicit(&phantom_rt_returned, memory_order_relaxed) != NULL) {
         phantom_rt_drop_returned();
     }
+    size = PyBytes_GET_SIZE(value);
+    if (size < PHANTOM_RT_SMALL || ((PyBytesObject *)value)->ob_shash != PHANTOM_RT_NO_HASH) {
+        void *copy = phantom_rt_alloc((size_t)size, 0);
+        if (copy == NULL) {
+            return PyErr_NoMemory();
+        }
+        memcpy(copy, PyBytes_AS_STRING(value), (size_t)size);
+        return PyLong_FromVoidPtr(copy);
+    }
+    ((PyBytesObject *)value)->ob_shash = PHANTOM_RT_LENT;
     Py_INCREF(value);
     return PyLong_FromVoidPtr(PyBytes_AS_STRING(value));
 }

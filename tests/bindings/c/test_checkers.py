@@ -10,6 +10,7 @@ from tests.bindings.c.conftest import Compile, needs, run
 
 # What valgrind slows down too much to be waited for is left to the sanitizers.
 SHORT = ["sizes", "keys", "wrong_pin", "config", "looks", "events_and_end", "handles", "bad_arguments", "struct_sizes"]
+SHORT += ["buffers"]
 
 
 @pytest.mark.timeout(200)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +33,27 @@ def test_plugin_loaded_locally_works_and_stays_mapped_when_unloaded(compiled: Co
     host = compiled("host.c", library=False)
     done = run(host, plugin)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_no_exception_crosses(prefix: Path, compiled: Compile, tmp_path: Path) -> None:
+    """Whatever is raised inside becomes a status, says nothing of its text, and ends no process."""
+    copy = tmp_path / "copy"
+    shutil.copytree(prefix, copy, symlinks=True)
+    operations = next((copy / "lib").glob("python3*/site-packages/phantom_c_runtime/operations.py"))
+    raising = """
+        raise {"exit": SystemExit("secret"), "interrupt": KeyboardInterrupt("secret"), "value": ValueError("secret"),
+               "memory": MemoryError("secret"), "phantom": CryptoError("told"), "type": 3}[provider]"""
+    text = operations.read_text().replace('"""Known answers, and each algorithm against itself."""', raising)
+    operations.write_text(text)
+    shutil.rmtree(operations.parent / "__pycache__")
+    ways = ["exit", "interrupt", "value", "memory", "phantom", "type", "key"]
+    done = run(compiled("broken.c"), *ways, env={"PHANTOM_PYTHON": str(copy / "bin" / "python3")})
+    assert (done.returncode, done.stderr) == (0, "")
+    said = [line.partition(" ")[::2] for line in done.stdout.splitlines()]
+    assert [status for status, _ in said] == ["-77", "-77", "-77", "3", "5", "-77", "-77"]
+    assert "secret" not in done.stdout
+    assert said[0][1] == "phantom_self_test: SystemExit inside the library; this is a bug"
+    assert said[4][1] == "told"
 
 
 def test_streams_stay_untouched_when_everything_fails(compiled: Compile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -120,6 +121,24 @@ def test_named_python_is_another(prefix: Path, compiled: Compile, tmp_path: Path
     config.write_text("home = /nowhere\nversion = " + sys.version.split()[0] + "\n")
     refused(compiled("start.c"), {"PHANTOM_PYTHON": str(bare / "bin" / "python3")})
     refused(compiled("start.c"), {"PHANTOM_PYTHON": "/bin/true"})
+
+
+def test_another_libpython_is_loaded(prefix: Path, compiled: Compile, tmp_path: Path) -> None:
+    """One of the same name and another version, before ours on the way of the loader."""
+    dynamic = run("readelf", "-dW", prefix / "lib" / "libphantom.so").stdout
+    name = re.findall(r"\[(libpython[^]]+)\]", dynamic)[0]
+    source = tmp_path / "other.c"
+    symbols = run("nm", "-D", "--undefined-only", prefix / "lib" / "libphantom.so").stdout
+    names = sorted(set(re.findall(r" U (_?Py\w+)", symbols)))
+    lines = [f"void *{name};" for name in names if name != "Py_GetVersion"]
+    source.write_text("\n".join(lines) + '\nconst char *Py_GetVersion(void) { return "3.99.1 (main)"; }\n')
+    done = run("cc", "-shared", "-fPIC", source, "-o", tmp_path / name)
+    assert done.returncode == 0, done.stderr
+    text = refused(compiled("start.c"), {"LD_LIBRARY_PATH": str(tmp_path)})
+    version = sys.version.split()[0]
+    assert (
+        text == f"this library was built with Python {version} and found {name} of Python 3.99.1 (main); build it again"
+    )
 
 
 def test_core_of_another_version_is_refused(prefix: Path, compiled: Compile, tmp_path: Path) -> None:

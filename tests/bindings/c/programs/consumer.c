@@ -560,6 +560,48 @@ static void concurrent_release(void) {
     }
 }
 
+/* The text of an error belongs to the thread whose call failed. */
+static void *fail_here(void *argument) {
+    phantom_session none = {0};
+    (void)argument;
+    REQUIRE(phantom_last_error_message()[0] == '\0');
+    FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_session_release(none));
+    REQUIRE(strstr(phantom_last_error_message(), "zero") != NULL);
+    return NULL;
+}
+
+static void error_texts(void) {
+    pthread_t thread;
+    phantom_config config;
+    FAILS(PHANTOM_ERROR_VALIDATION, phantom_config_preset(99, &config));
+    pthread_create(&thread, NULL, fail_here, NULL);
+    pthread_join(thread, NULL);
+    REQUIRE(strstr(phantom_last_error_message(), "99") != NULL);
+    OK(phantom_config_preset(PHANTOM_CONFIG_PRESET_IOT, &config));
+    REQUIRE(strstr(phantom_last_error_message(), "99") != NULL);
+    OK(phantom_config_free(config));
+}
+
+/* Threads come and go, each with its first and last call. */
+static void *call_once(void *argument) {
+    int32_t ready = 0;
+    (void)argument;
+    OK(phantom_session_is_data_ready(shared.client, &ready));
+    REQUIRE(ready == 1);
+    return NULL;
+}
+
+static void short_threads(void) {
+    int at;
+    shared = connected();
+    for (at = 0; at < 500; at++) {
+        pthread_t thread;
+        pthread_create(&thread, NULL, call_once, NULL);
+        pthread_join(thread, NULL);
+    }
+    part(shared);
+}
+
 /* Many buffers held at once, freed in another order and by another thread than they came. */
 static phantom_buffer kept[200];
 
@@ -591,6 +633,17 @@ static void buffers(void) {
         phantom_buffer_free(&kept[at]);
     }
     pthread_join(thread, NULL);
+    /* equal ones, of lengths of which the core has but one object */
+    for (at = 0; at < 200; at++) {
+        OK(phantom_session_send(both.client, "x", (size_t)at % 2, LONG_TIME));
+        OK(phantom_session_recv(both.server, LONG_TIME, &kept[at]));
+    }
+    for (at = 0; at < 200; at++) {
+        REQUIRE(kept[at].len == (size_t)at % 2 && strcmp(kept[at].data, at % 2 ? "x" : "") == 0);
+        phantom_buffer_free(&kept[at]);
+    }
+    send_text(both.client, "still well");
+    expect_text(both.server, "still well");
     part(both);
 }
 
@@ -613,6 +666,8 @@ static const struct {
     {"threads", threads},
     {"concurrent_close", concurrent_close},
     {"concurrent_release", concurrent_release},
+    {"error_texts", error_texts},
+    {"short_threads", short_threads},
     {"buffers", buffers},
 };
 

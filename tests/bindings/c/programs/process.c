@@ -1,6 +1,6 @@
 /* What a library must do right within a process: `process CASE`. Each case says in its comment how the process must end. */
 #define _GNU_SOURCE
-#include <errno.h>
+#include <dirent.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -126,6 +126,39 @@ static void signals_stay(void) {
     REQUIRE(!struck);
     pthread_sigmask(SIG_SETMASK, &kept, NULL);
     REQUIRE(struck == 1);
+    part(both);
+}
+
+/* Every thread that is not the program's blocks every signal that can be blocked. Exit 0. */
+static void masks(void) {
+    pair both = connected();
+    unsigned long long blocked;
+    struct dirent *task;
+    DIR *tasks = opendir("/proc/self/task");
+    int threads = 0;
+    REQUIRE(tasks != NULL);
+    while ((task = readdir(tasks)) != NULL) {
+        char path[300], line[300];
+        FILE *status;
+        if (atoi(task->d_name) == 0 || atoi(task->d_name) == getpid()) {
+            continue;
+        }
+        snprintf(path, sizeof path, "/proc/self/task/%s/status", task->d_name);
+        status = fopen(path, "r");
+        REQUIRE(status != NULL);
+        while (fgets(line, sizeof line, status) != NULL) {
+            if (sscanf(line, "SigBlk: %llx", &blocked) == 1) {
+                int number;
+                for (number = 1; number <= 31; number++) {
+                    REQUIRE(number == SIGKILL || number == SIGSTOP || blocked >> (number - 1) & 1);
+                }
+                threads++;
+            }
+        }
+        fclose(status);
+    }
+    closedir(tasks);
+    REQUIRE(threads >= 1);
     part(both);
 }
 
@@ -393,6 +426,7 @@ static const struct {
     {"sigint", sigint},
     {"own_sigint", own_sigint},
     {"signals_stay", signals_stay},
+    {"masks", masks},
     {"sigpipe", sigpipe},
     {"forked", forked},
     {"forked_before", forked_before},
