@@ -62,3 +62,17 @@ def tsc(sources: Path, out: Path) -> None:
         (folder / "package.json").write_text('{"type": "module"}')
     done = subprocess.run(["node", compiler, "-p", sources, "--outDir", out], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def maven(folder: Path, *goals: str) -> str:
+    """Runs Maven without network in a folder with a pom.xml; it must succeed. Returns what it printed."""
+    if not shutil.which("mvn"):
+        pytest.skip("NOT RUN: no mvn on PATH, so the generated Kotlin was not compiled")
+    done = subprocess.run(["mvn", "-o", "-q", "-B", *goals], cwd=folder, capture_output=True, text=True)
+    if done.returncode and "offline" in done.stdout:
+        pytest.skip(
+            "NOT RUN: Maven has not fetched a Kotlin compiler (`mvn compile exec:java` in tests/bindings/codegen/kotlin"
+            " does), so the generated Kotlin was not compiled"
+        )
+    assert done.returncode == 0, done.stdout[-5000:]
+    return done.stdout
