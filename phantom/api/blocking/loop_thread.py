@@ -17,6 +17,8 @@ __all__ = ["run"]
 T = TypeVar("T")
 
 _START_TIMEOUT = 30.0  # s
+# A signal that the system gave to another thread does not end a wait of the main one: it is seen when the wait ends.
+_LOOK_UP = 0.5  # s
 
 
 class _LoopThread:
@@ -86,7 +88,8 @@ def run(coroutine: Coroutine[Any, Any, T], undo: Callable[[T], None] | None = No
     call = _Call(coroutine, undo)
     loop.call_soon_threadsafe(call.start)
     try:
-        call.ended.wait()
+        while not call.ended.wait(_LOOK_UP):
+            pass
         return call.take()
     except BaseException:
         loop.call_soon_threadsafe(call.abandon)
