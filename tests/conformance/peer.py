@@ -117,8 +117,11 @@ class Peer(Python):
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             there = await asyncio.open_connection(host, int(port))
             relay.writers += [writer, there[1]]
-            with contextlib.suppress(ConnectionError):
-                await asyncio.gather(relay.copy(reader, there[1]), relay.copy(there[0], writer))
+            try:
+                with contextlib.suppress(ConnectionError):
+                    await asyncio.gather(relay.copy(reader, there[1]), relay.copy(there[0], writer))
+            finally:
+                there[1].transport.abort()
 
         return await self._serve(serve)
 
