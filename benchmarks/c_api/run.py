@@ -165,9 +165,8 @@ def judge(medians: dict[str, Figures]) -> list[dict[str, Any]]:
             judged.append({"target": text, "value": ratio, "met": ratio >= GOODPUT_RATIO})
     noop = medians.get("no-op call, 1 thread")
     if noop:
-        judged.append(
-            {"target": f"a no-op call at most {NOOP_NS} ns", "value": noop["ns"], "met": noop["ns"] <= NOOP_NS}
-        )
+        text = f"a no-op call at most {NOOP_NS} ns of CPU"  # other processes on the same cores add to the rest
+        judged.append({"target": text, "value": noop["CPU ns"], "met": noop["CPU ns"] <= NOOP_NS})
     return judged
 
 
