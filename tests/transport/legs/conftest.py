@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.transport.legs.support import TaskLoop, open_descriptors
+from tests.calm import open_descriptors
+from tests.transport.legs.support import TaskLoop
 
 
 def _uvloop() -> asyncio.AbstractEventLoop:

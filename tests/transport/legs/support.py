@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import heapq
 import itertools
-import os
 import socket
 import struct
 from collections import deque
@@ -20,11 +19,6 @@ from phantom.runtime import AsyncioRuntime
 from phantom.transport.legs.tcp import TcpLeg, connect_tcp
 
 PATIENCE = 20.0  # s; no wait of these tests takes a noticeable part of it
-
-
-def open_descriptors() -> int:
-    """How many this process has; 0 where nothing tells."""
-    return next((len(os.listdir(path)) for path in ("/proc/self/fd", "/dev/fd") if os.path.isdir(path)), 0)
 
 
 class TaskLoop(asyncio.SelectorEventLoop):
