@@ -265,6 +265,29 @@ async def test_the_packet_behind_the_last_handshake_frame_is_the_sessions(server
     listener.shutdown()
 
 
+async def test_a_host_without_randomness_lets_go_of_the_connection(echo_server: Any) -> None:
+    class Empty:
+        def fill_bytes(self, n: int) -> bytes:
+            raise phantom.RngError
+
+    async with echo_server() as listener, nothing_left(listener):
+        with pytest.raises(phantom.RngError):
+            await phantom.connect(listener.urls[0], rng=Empty(), timeout=PATIENCE)
+        await until(lambda: listener.metrics_snapshot().handshakes_failure == 1)
+
+
+async def test_a_session_that_is_connecting_has_counts_of_zero(server_key: Any) -> None:
+    session, _leg = _client(server_key)
+    assert session.metrics_snapshot().packets_sent == 0
+    assert session.peer_identity() is None
+    assert repr(session) == "<PhantomSession connecting hand connecting>"
+    with pytest.raises(phantom.ConnectionClosedError, match="not established"):
+        _ = session.handshake
+    await session.disconnect()
+    with pytest.raises(phantom.ConnectionClosedError, match="closed before it was established"):
+        _ = session.handshake
+
+
 # --- the server -------------------------------------------------------------------------------------------------------
 
 
@@ -409,6 +432,19 @@ async def test_a_leg_that_ends_or_says_nothing_gives_its_slot_back(server_key: A
     assert silent.closed
     assert stalled.closed
     listener.shutdown()
+
+
+async def test_a_full_queue_of_accepted_sessions_answers_busy(server_key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ACCEPT_QUEUE", 2)
+    async with phantom.listen("127.0.0.1:0", key=server_key) as listener:
+        clients = [await phantom.connect(listener.urls[0], timeout=PATIENCE) for _ in range(2)]
+        with pytest.raises(phantom.ServerBusyError):
+            await phantom.connect(listener.urls[0], timeout=PATIENCE)
+        accepted = [(await listener.accept(PATIENCE)).session]
+        clients.append(await phantom.connect(listener.urls[0], timeout=PATIENCE))
+        accepted += [(await listener.accept(PATIENCE)).session for _ in range(2)]
+        for session in (*clients, *accepted):
+            await session.disconnect()
 
 
 # --- accepting --------------------------------------------------------------------------------------------------------
