@@ -227,7 +227,7 @@ class Operations(Protocol):
         """Tests the cryptography against known answers. Error 18 if one is wrong: the installation must not be used."""
 
     def signing_key_from_seed(self, seed: memoryview) -> Any:
-        """The signing key of a seed. Error 5 unless the seed has 64 bytes."""
+        """The signing key of a seed. Error 6 unless the seed has 64 bytes."""
 
     def signing_key_to_seed(self, key: Any) -> bytes | bytearray | memoryview:
         """The seed of a signing key. Whoever has it is the server: overwrite it when it is stored."""
@@ -236,7 +236,7 @@ class Operations(Protocol):
         """The public half of a signing key, which is what peers pin."""
 
     def verifying_key_check(self, verifying_key: memoryview) -> str:
-        """Checks that bytes are a verifying key, and says its fingerprint. Error 5 if they are none."""
+        """Checks that bytes are a verifying key, and says its fingerprint. Error 6 unless there are 1984 of them."""
 
     def signing_key_generate(self) -> Any:
         """Makes a new signing key, which passed a test of signing and verifying."""

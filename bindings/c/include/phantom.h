@@ -588,7 +588,7 @@ PHANTOM_API phantom_status phantom_self_test(const char *provider);
  */
 
 /**
- * The signing key of a seed. Error 5 unless the seed has 64 bytes.
+ * The signing key of a seed. Error 6 unless the seed has 64 bytes.
  *
  * @param seed The seed: that of Ed25519 (32 bytes), then that of ML-DSA-65 (32 bytes). Read until the call returns.
  * @param seed_len Bytes at `seed`.
@@ -629,7 +629,7 @@ PHANTOM_API phantom_status phantom_signing_key_verifying_key(
     phantom_signing_key key, void *verifying_key, size_t verifying_key_cap, size_t *verifying_key_len);
 
 /**
- * Checks that bytes are a verifying key, and says its fingerprint. Error 5 if they are none.
+ * Checks that bytes are a verifying key, and says its fingerprint. Error 6 unless there are 1984 of them.
  *
  * @param verifying_key The bytes. Read until the call returns.
  * @param verifying_key_len Bytes at `verifying_key`.

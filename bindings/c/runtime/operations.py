@@ -33,12 +33,11 @@ from phantom.crypto.self_tests import run_self_tests
 from phantom.crypto.wipe import wipe
 from phantom.errors import (
     ConnectionClosedError,
-    CryptoError,
     PhantomTimeoutError,
     SessionNotFoundError,
     ValidationError,
 )
-from phantom.limits import ED25519_PK_LEN, SHUTDOWN_GRACE, SIGNING_SEED_LEN, VERIFYING_KEY_LEN
+from phantom.limits import SHUTDOWN_GRACE
 
 if TYPE_CHECKING:
     from bindings.c.runtime.runtime import LibraryRuntime
@@ -196,8 +195,6 @@ class LibraryOperations:
 
     def signing_key_from_seed(self, seed: memoryview) -> _Key:
         """The key of a seed."""
-        if len(seed) != SIGNING_SEED_LEN:
-            raise CryptoError(f"the seed of a signing key has {SIGNING_SEED_LEN} bytes, this one {len(seed)}")
         return _Key(HybridSigningKey.from_bytes(seed))
 
     def signing_key_to_seed(self, key: _Key) -> bytearray:
@@ -220,17 +217,8 @@ class LibraryOperations:
         key.discard()
 
     def verifying_key_check(self, verifying_key: memoryview) -> str:
-        """The fingerprint of a key that the provider can read."""
-        if len(verifying_key) != VERIFYING_KEY_LEN:
-            raise CryptoError(f"a verifying key has {VERIFYING_KEY_LEN} bytes, this one {len(verifying_key)}")
-        provider = get_provider()
-        flat = bytes(verifying_key)
-        try:
-            provider.ed25519_verifier(flat[:ED25519_PK_LEN])
-            provider.ml_dsa_verifier(flat[ED25519_PK_LEN:])
-        except Exception as error:
-            raise CryptoError("these bytes are no verifying key") from error
-        return HybridVerifyingKey.from_bytes(flat).fingerprint()
+        """The fingerprint of a key."""
+        return HybridVerifyingKey.from_bytes(verifying_key).fingerprint()
 
     # --- configuration ------------------------------------------------------------------------------------------------
 

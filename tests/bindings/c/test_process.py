@@ -42,7 +42,7 @@ def test_no_exception_crosses(prefix: Path, compiled: Compile, tmp_path: Path) -
     operations = next((copy / "lib").glob("python3*/site-packages/phantom_c_runtime/operations.py"))
     raising = """
         raise {"exit": SystemExit("secret"), "interrupt": KeyboardInterrupt("secret"), "value": ValueError("secret"),
-               "memory": MemoryError("secret"), "phantom": CryptoError("told"), "type": 3}[provider]"""
+               "memory": MemoryError("secret"), "phantom": ConnectionClosedError("told"), "type": 3}[provider]"""
     text = operations.read_text().replace('"""Known answers, and each algorithm against itself."""', raising)
     operations.write_text(text)
     shutil.rmtree(operations.parent / "__pycache__")
@@ -50,7 +50,7 @@ def test_no_exception_crosses(prefix: Path, compiled: Compile, tmp_path: Path) -
     done = run(compiled("broken.c"), *ways, env={"PHANTOM_PYTHON": str(copy / "bin" / "python3")})
     assert (done.returncode, done.stderr) == (0, "")
     said = [line.partition(" ")[::2] for line in done.stdout.splitlines()]
-    assert [status for status, _ in said] == ["-77", "-77", "-77", "3", "5", "-77", "-77"]
+    assert [status for status, _ in said] == ["-77", "-77", "-77", "3", "14", "-77", "-77"]
     assert "secret" not in done.stdout
     assert said[0][1] == "phantom_self_test: SystemExit inside the library; this is a bug"
     assert said[4][1] == "told"
