@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -75,4 +76,4 @@ def maven(folder: Path, *goals: str) -> str:
             " does), so the generated Kotlin was not compiled"
         )
     assert done.returncode == 0, done.stdout[-5000:]
-    return done.stdout
+    return re.sub(r"\x1b\[\d*m", "", done.stdout)
