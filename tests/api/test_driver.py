@@ -172,6 +172,8 @@ async def test_exhausted_nonces_end_the_session_while_it_sends(
 
     monkeypatch.setattr(ProtectionV2, "seal", exhausted)
     await pair.client.send(b"one too many")
+    await turns()
+    assert waiting.done(), "at once, not when the next timer fires"
     with pytest.raises(NonceExhaustedError):
         await waiting
     monkeypatch.undo()

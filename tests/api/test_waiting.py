@@ -139,6 +139,18 @@ async def test_a_turn_that_came_first_wins_over_the_timeout() -> None:
     await task
 
 
+async def test_no_wait_leaves_a_timer_behind() -> None:
+    runtime, queue = _queue()
+    loop = asyncio.get_running_loop()
+    served = asyncio.ensure_future(queue.wait(Deadline(runtime, 1000), "x"))
+    cancelled = asyncio.ensure_future(queue.wait(Deadline(runtime, 1000), "x"))
+    await _turns()
+    queue.wake(1)
+    cancelled.cancel()
+    await asyncio.gather(served, cancelled, return_exceptions=True)
+    assert [timer for timer in loop._scheduled if not timer.cancelled()] == []  # type: ignore[attr-defined]
+
+
 def test_deadlines_are_points_in_time() -> None:
     async def main() -> None:
         runtime = SimulatedRuntime()

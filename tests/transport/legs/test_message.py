@@ -209,6 +209,7 @@ async def test_lingering_ends_at_once_when_the_transport_breaks() -> None:
     leg, transport, owner = _leg()
     transport.open.clear()
     owner.out.append(frame(b"never"))
+    await turns()
     leg.close(linger=True)
     transport.inbox.put_nowait(OSError("cut"))
     await _closed(leg)
@@ -239,12 +240,17 @@ async def test_closing_from_within_the_callback() -> None:
 async def test_a_message_that_came_during_a_pause_is_dropped_by_closing() -> None:
     leg, transport, owner = _leg()
     leg.pause()
+    transport.open.clear()
+    owner.out.append(frame(b"last words"))
     transport.inbox.put_nowait(b"late")
     await turns()
     leg.close(linger=True)
     leg.resume()
+    await turns()
+    transport.open.set()
     await _closed(leg)
     assert owner.frames == []
+    assert transport.sent == [b"last words"]
 
 
 async def test_waiting_for_the_end_did_not_wait_for_the_transport() -> None:
