@@ -26,14 +26,13 @@ if TYPE_CHECKING:
     from phantom.runtime.base import Runtime
     from phantom.transport.session.connection import Connection
     from phantom.transport.session.events import StateChanged
+    from phantom.transport.session.messages import MessageAssembler
 
 __all__ = ["ThreadSession"]
 
 _WORK_PER_TURN: Final = limits.MiB  # bytes that one look into the outbox moves on
-_RESUME: Final = (
-    limits.SEND_BUFFER_CAP // 2
-)  # a thread that waits for room then works for a while, and not for one batch
-_LOW_CHARGE: Final = limits.RECV_BACKLOG_CAP // 2  # of messages that were taken; the engine is asked for more beyond
+_MOST_QUEUED: Final = limits.SEND_BUFFER_CAP // 2  # bytes: messages are copies here, and leave the processor's cache
+_RESUME: Final = _MOST_QUEUED // 2  # a thread that waited for room then works for a while, and not for one batch
 
 
 class ThreadSession:
@@ -88,7 +87,7 @@ class ThreadSession:
         self._scheduled = False  # the loop is about to look into the outbox
         self._emptied = WaitQueue(session._runtime)
         self._asked = False  # the loop is about to look for messages
-        self._readers = _Readers(session._runtime)
+        self._readers = _Readers(session._runtime, driver.conn.assembler)
         self._writers = _Writers(session._runtime, self)
         driver.readers = self._readers
         driver.writers = self._writers
@@ -146,7 +145,7 @@ class ThreadSession:
     # --- sending ------------------------------------------------------------------------------------------------------
 
     def send(self, data: memoryview, timeout: float | None) -> None:
-        """Queues one message; waits while more than SEND_BUFFER_CAP is queued. Errors as those of the asyncio API."""
+        """Queues one message; waits while more than 2 MiB are queued. Errors as those of the asyncio API."""
         size = len(data)
         if size > self._most:
             raise ValidationError(f"the message has {size} bytes; the limit is {self._most}")
@@ -158,8 +157,10 @@ class ThreadSession:
                 raise _full(timeout)
             timeout = None if timeout is None else max(0.0, timeout - (monotonic() - begun))
         try:
-            self._check_sendable()
-            if self._too_much:
+            conn = self._conn
+            if self._closing or self._ended or not conn.accepts_writes:
+                self._check_sendable()
+            if self._pushed - self._taken + conn.queued > _MOST_QUEUED:
                 self._wait_for_room(timeout)
             self._outbox.append(payload)
             self._pushed += size
@@ -178,7 +179,7 @@ class ThreadSession:
 
     @property
     def _too_much(self) -> bool:
-        return self._pushed - self._taken + self._conn.queued > limits.SEND_BUFFER_CAP
+        return self._pushed - self._taken + self._conn.queued > _MOST_QUEUED
 
     @property
     def _may_resume(self) -> bool:
@@ -257,8 +258,12 @@ class ThreadSession:
         except IndexError:
             message = self._wait_for_message(timeout)
         self._conn.stats.messages_recv += 1
-        if not messages and self._assembler.charge > _LOW_CHARGE:
-            self._ask()  # there may be more, which the engine holds back until it learns that these were taken
+        if not messages:
+            # The engine holds back what comes while it counts much as unread. A message that arrives at this very
+            # moment may go uncounted until the queue is empty again; waiting for the loop would cost far more.
+            self._assembler.charge = 0
+            if self._assembler.run_bytes:
+                self._ask()
         return message
 
     def _wait_for_message(self, timeout: float | None) -> bytes:
@@ -276,7 +281,7 @@ class ThreadSession:
                 if over and not self._assembler.run_bytes:
                     readers.leave(turn)
                     raise conn.end_error()
-                if self._assembler.run_bytes or self._assembler.charge > _LOW_CHARGE:
+                if self._assembler.run_bytes:
                     self._ask()
                 ready = turn.acquire(timeout=_left(until))
             readers.leave(turn)
@@ -287,7 +292,7 @@ class ThreadSession:
                     raise PhantomTimeoutError(f"no message arrived within {timeout:g} s") from None
                 turn = _turn()
                 continue
-            readers.wake(len(messages))  # the turn may have been for another message than this
+            readers.serve(len(messages))  # the turn may have been for another message than this
             return message
 
     def _ask(self) -> None:
@@ -353,16 +358,17 @@ class ThreadSession:
 class _Readers(WaitQueue):
     """In the place of the engine's queue of readers: threads, each behind a lock of its own."""
 
-    __slots__ = ("turns",)
+    __slots__ = ("_assembler", "turns")
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, assembler: MessageAssembler) -> None:
         super().__init__(runtime)
+        self._assembler = assembler
         self.turns: deque[LockType] = deque()
 
     def __bool__(self) -> bool:
         return bool(self.turns)
 
-    def wake(self, count: int) -> None:
+    def serve(self, count: int) -> None:
         """Gives the first ``count`` threads their turn."""
         turns = self.turns
         while count > 0 and turns:
@@ -373,9 +379,15 @@ class _Readers(WaitQueue):
             turn.release()
             count -= 1
 
+    def wake(self, count: int) -> None:
+        """The engine has ``count`` messages. If each has a thread that waits for it, they are as good as read."""
+        if count <= len(self.turns):
+            self._assembler.charge = 0
+        self.serve(count)
+
     def wake_all(self) -> None:
         """Gives every thread its turn."""
-        self.wake(len(self.turns))
+        self.serve(len(self.turns))
 
     def leave(self, turn: LockType) -> None:
         """A thread gives up waiting, whether it was given a turn meanwhile or not."""
