@@ -26,7 +26,7 @@ from phantom.testing.sessions import memory_listener
 from phantom.transport.handshake.gate import Source
 from phantom.transport.handshake.messages import HelloRetryRequest, PowChallenge
 from phantom.transport.legs.base import LegOwner
-from tests.calm import PATIENCE, echoes, nothing_left, turns, until
+from tests.calm import PATIENCE, echoes, nothing_left, reset, turns, until
 
 
 class HandLeg:
@@ -538,7 +538,7 @@ async def test_a_client_that_resets_in_the_middle_leaves_the_listener_serving(
             with socket.create_connection((host, int(port))) as sock:
                 sock.sendall(_framed(_hello(server_key)))
                 await until(lambda: held)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                reset(sock)
             listener._take_turn = take_turn
             for work in held:
                 work()

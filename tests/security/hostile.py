@@ -22,7 +22,7 @@ from phantom.transport.handshake import Close, Established, Gate, Initiator, Res
 from phantom.transport.handshake.events import HandshakeResult
 from phantom.transport.packet.counters import DropCounters
 from phantom.transport.packet.protection import ProtectionV2
-from tests.calm import PATIENCE
+from tests.calm import PATIENCE, reset
 
 HELLO = 3245  # bytes of a first hello
 REPLY = 7743  # and of the answer that establishes
@@ -86,9 +86,7 @@ class Peer:
             self.writer.write_eof()
 
     def reset(self) -> None:
-        sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
+        reset(self.writer.get_extra_info("socket"), close=self.writer.transport.abort)
 
     async def close(self) -> None:
         self.writer.close()

@@ -235,9 +235,6 @@ async def test_the_search_would_find_a_secret(secrets: Secrets) -> None:
         def __repr__(self) -> str:
             return f"Leaky({key!r})"
 
-    async def holder(leaky: Leaky) -> None:
-        await asyncio.Event().wait()
-
     hidden = {"a": [(Leaky(),)]}
     assert secrets.find_in(_texts(hidden)) == ["key"]
     assert secrets.find_in(_texts(lambda: hidden)) == ["key"]

@@ -17,8 +17,7 @@ from phantom import limits
 from phantom.errors import PhantomError
 from phantom.runtime import AsyncioRuntime
 from phantom.transport.legs.tcp import TcpLeg, connect_tcp
-
-PATIENCE = 20.0  # s; no wait of these tests takes a noticeable part of it
+from tests.calm import PATIENCE
 
 
 class TaskLoop(asyncio.SelectorEventLoop):
@@ -155,18 +154,6 @@ class Owner:
 
 def frame(data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + data
-
-
-def reset(sock: socket.socket) -> None:
-    """Closes with RST."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
-async def turns(count: int = 20) -> None:
-    """Lets everything happen that needs no outside help."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 class Peer:

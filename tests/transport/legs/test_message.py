@@ -12,7 +12,8 @@ from phantom.errors import FrameTooLargeError, NetworkError, PhantomTimeoutError
 from phantom.runtime import AsyncioRuntime
 from phantom.transport.legs.base import SessionTransport
 from phantom.transport.legs.message import MessageLeg
-from tests.transport.legs.support import PATIENCE, Owner, frame, turns
+from tests.calm import PATIENCE, turns
+from tests.transport.legs.support import Owner, frame
 
 
 class Transport:
