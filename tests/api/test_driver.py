@@ -84,6 +84,27 @@ async def test_waiting_writers_were_served_out_of_turn_behind_a_large_message(se
     await pair.close()
 
 
+async def test_writers_that_have_room_waited_for_the_window_of_the_peer(server_key: Any) -> None:
+    pair = await _pair(server_key)
+    driver = pair.client._driver
+    assert driver is not None
+    while driver.conn.has_room:
+        await pair.client.send(bytes(100_000))
+        await turns(1)
+    writers = [asyncio.ensure_future(pair.client.send(b"%d" % number)) for number in range(3)]
+    await turns()
+    assert not any(writer.done() for writer in writers)
+    while driver.conn.queued > limits.SEND_BUFFER_CAP - limits.SEND_BATCH:
+        await pair.server.recv(PATIENCE)
+        await turns()
+    await turns()
+    assert driver.conn.queued, "and nobody reads any more"
+    assert all(writer.done() for writer in writers)
+    pair.client_leg.cut()
+    await asyncio.gather(*writers)
+    await pair.close()
+
+
 async def test_a_writer_that_gives_up_lets_the_next_one_go(server_key: Any) -> None:
     pair = await _pair(server_key)
     pair.client_leg.stall()
@@ -223,10 +244,10 @@ def test_an_ended_session_leaves_no_timer(server_key: Any) -> None:
         await pair.client.send(b"x")
         await pair.server.recv()
         await pair.close()
-        await runtime.sleep(100)
         for session in (pair.client, pair.server):
             assert session._driver is not None
             assert session._driver._timer is None
+        await runtime.sleep(1)  # the wire of the memory legs
         loop = asyncio.get_running_loop()
         assert [handle for handle in loop._scheduled if not handle.cancelled()] == []  # type: ignore[attr-defined]
 

@@ -24,6 +24,7 @@ from phantom.runtime import AsyncioRuntime
 from phantom.testing.memory_leg import memory_leg_pair
 from phantom.testing.sessions import memory_listener
 from phantom.transport.handshake.gate import Source
+from phantom.transport.handshake.initiator import State
 from phantom.transport.handshake.messages import HelloRetryRequest, PowChallenge
 from phantom.transport.legs.base import LegOwner
 from tests.calm import PATIENCE, echoes, nothing_left, reset, turns, until
@@ -116,7 +117,7 @@ async def _failure(session: phantom.PhantomSession) -> PhantomError:
 async def test_a_client_reads_no_more_than_a_handshake_frame(server_key: Any) -> None:
     session, leg = _client(server_key)
     owner = leg.owner
-    assert owner is not None
+    assert isinstance(owner, handshaking.ClientHandshake)
     assert owner.read_size == 65536
     assert owner.batch_size >= 65536 + 4
     assert len(leg.sent) == 1
@@ -125,6 +126,7 @@ async def test_a_client_reads_no_more_than_a_handshake_frame(server_key: Any) ->
     await session.disconnect()
     await session.disconnect()
     assert leg.lingers == [False]
+    assert owner._initiator.state is State.FAILED, "its keys are gone"
 
 
 @pytest.mark.parametrize("length", [65537, 2**31, 2**32 - 1])
@@ -286,6 +288,41 @@ async def test_a_session_that_is_connecting_has_counts_of_zero(server_key: Any) 
     await session.disconnect()
     with pytest.raises(phantom.ConnectionClosedError, match="closed before it was established"):
         _ = session.handshake
+
+
+async def _established(key: phantom.HybridSigningKey) -> tuple[phantom.PhantomSession, HandLeg]:
+    session, leg = _client(key)
+    listener = memory_listener(key)
+    server_leg = _serve(listener)
+    server_leg.give(_framed(leg.sent.popleft()))
+    accepted = (await listener.accept(PATIENCE)).session
+    leg.give(_framed(*server_leg.sent))
+    await session.await_ready(PATIENCE)
+    accepted._abandon()
+    listener.shutdown()
+    return session, leg
+
+
+async def test_a_leg_that_failed_is_closed_at_once_and_any_other_lingers(server_key: Any) -> None:
+    session, leg = await _established(server_key)
+    leg.give(b"\xff" * 4)
+    assert type(session.last_error()) is phantom.SessionDeadError
+    assert leg.lingers == [False]
+    session, leg = await _established(server_key)
+    assert session._driver is not None
+    session._driver.abort(phantom.BusyError("x"))
+    assert leg.lingers == [True]
+
+
+async def test_keys_go_even_if_no_leg_takes_the_last_word(server_key: Any) -> None:
+    session, leg = await _established(server_key)
+    driver = session._driver
+    assert driver is not None
+    secret = driver.conn.protection._secret  # type: ignore[attr-defined]
+    assert any(secret)
+    leg.closed = True
+    driver.abort(phantom.BusyError("x"))
+    assert not any(secret)
 
 
 # --- the server -------------------------------------------------------------------------------------------------------
