@@ -128,6 +128,33 @@ async def test_a_writer_that_gives_up_lets_the_next_one_go(server_key: Any) -> N
     await pair.close()
 
 
+async def test_a_reader_that_came_while_another_had_its_turn_gets_the_next_message(server_key: Any) -> None:
+    pair = await _pair(server_key)
+    driver = pair.server._driver
+    assert driver is not None
+    first = asyncio.ensure_future(pair.server.recv(PATIENCE))
+    late: list[asyncio.Future[bytes]] = []
+    await turns()
+    deliver = pair.server_leg._deliver
+
+    def and_another(data: bytes) -> None:
+        if data and not late:
+            late.append(asyncio.ensure_future(pair.server.recv(PATIENCE)))  # it runs before the one that is woken now
+        deliver(data)
+
+    pair.server_leg._deliver = and_another  # type: ignore[method-assign]
+    pair.client_leg.stall()
+    await pair.client.send(b"1")
+    await pair.client.send(b"2")
+    await turns()
+    pair.client_leg.unstall()
+    assert await first == b"1"
+    await turns()
+    assert late[0].done()
+    assert await late[0] == b"2"
+    await pair.close()
+
+
 async def test_waiting_writers_are_refused_when_the_peer_closes(server_key: Any) -> None:
     pair = await _pair(server_key)
     for _ in range(2):

@@ -484,6 +484,19 @@ async def test_a_full_queue_of_accepted_sessions_answers_busy(server_key: Any, m
             await session.disconnect()
 
 
+async def test_leaving_a_listener_waits_for_refused_peers_that_linger(server_key: Any) -> None:
+    reader, writer = None, None
+    async with phantom.listen("127.0.0.1:0", key=server_key) as listener:
+        host, _, port = listener.local_addr.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(_framed(b"\7"))
+        assert await reader.read() == b"", "refused; and this end says nothing more"
+        assert [leg.closed for leg in listener._lingering] == [False]
+    assert [leg.closed for leg in listener._lingering] == [True]
+    writer.close()
+    await writer.wait_closed()
+
+
 # --- accepting --------------------------------------------------------------------------------------------------------
 
 

@@ -512,6 +512,20 @@ async def test_a_first_frame_that_is_none_closes_silently(
     assert recorded == (["127.0.0.1"] if violation else [])
 
 
+@pytest.mark.parametrize("sent", [b"", b"\0", b"\0\0\x0c\xad", b"\0\0\x0c\xad" + bytes(1000)])
+async def test_who_stalls_after_a_byte_is_remembered_and_who_says_nothing_is_not(
+    server_key: Any, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[str] = []
+    monkeypatch.setattr(Reputation, "record", lambda _self, key, _now: recorded.append(key))
+    async with besieged(server_key, HASTY) as siege:
+        async with hostile_client(siege.listener) as peer:
+            await peer.send(sent)
+            assert await peer.read_to_the_end() == b""
+        await until(lambda: siege.failures == 1)
+    assert recorded == (["127.0.0.1"] if sent else [])
+
+
 @pytest.mark.parametrize("length", [65537, 2**24, 2**31, 2**32 - 1])
 async def test_row39_a_length_prefix_forces_no_allocation(server_key: Any, length: int) -> None:
     async with besieged(server_key) as siege:
