@@ -16,8 +16,8 @@ from vulture import Vulture
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = ("phantom", "bindings", "tools", "tests", "benchmarks", "examples")
 # What they use counts as used, but they are not asked themselves: generated code; the benchmarks, whose peers are
-# named on command lines; the glue that C calls; the generator's model and the views of its targets, which templates read; and the tables that mirror
-# the specification whole, whether or not this version needs a line.
+# named on command lines; the glue that C calls; the generator's model and the views of its targets, which templates
+# read; and the tables that mirror the specification whole, whether or not this version needs a line.
 ASKED = re.compile(r"^(phantom|tools|tests|bindings/codegen)/")
 NOT_ASKED = re.compile(
     r"/_?generated/|/golden/|^bindings/codegen/(model\.py$|targets/)"
