@@ -18,7 +18,6 @@ from phantom.cli.story import Story
 from phantom.crypto.hybrid_sign import HybridSigningKey
 from phantom.errors import InternalError, PhantomError, PhantomTimeoutError, ServerIdentityMismatchError
 from phantom.limits import MiB
-from phantom.sidecar._generated.v1 import common_pb2
 from phantom.sidecar.client import SidecarClient, SidecarSession
 
 __all__ = ["run"]
@@ -55,6 +54,7 @@ async def _tell(story: Story, workshop: Workshop, total: int) -> None:
     url = await _start_server(story, workshop)
     address, token_file = await _start_sidecar(story, workshop)
     async with SidecarClient(address, token_file=token_file) as client:
+        await client.wait_ready(10.0)
         session = await _connect(story, client, url, fingerprint)
         await _ping(story, session)
         await _transfer(story, session, total)
@@ -97,29 +97,24 @@ async def _start_sidecar(story: Story, workshop: Workshop) -> tuple[str, str]:
 
 async def _connect(story: Story, client: SidecarClient, url: str, fingerprint: str) -> SidecarSession:
     session = await client.connect(url, timeout=20.0)
-    info = session.info
-    handshake = info.handshake
-    seconds = handshake.duration.ToTimedelta().total_seconds()
-    if info.peer_identity.fingerprint != fingerprint:
+    handshake, suite = session.handshake, session.negotiated.suite.label
+    server = session.peer_identity()
+    if server is None or server.fingerprint() != fingerprint:
         raise InternalError("the session has another peer than the one that was pinned")
     story.step("handshake", "A post-quantum handshake, through the sidecar")
     story.fact("keys", " + ".join(handshake.algorithms[:2]), algorithms=list(handshake.algorithms))
     story.fact("identity", " + ".join(handshake.algorithms[2:]))
-    story.fact("packets", _suite(info.negotiated.suite), suite=_suite(info.negotiated.suite))
+    story.fact("packets", suite.upper(), suite=suite.upper())
     story.fact(
         "size",
         f"{handshake.bytes_sent} bytes sent, {handshake.bytes_received} received",
         bytes_sent=handshake.bytes_sent,
         bytes_received=handshake.bytes_received,
     )
-    story.fact("time", f"{seconds * 1e3:.1f} ms", ms=round(seconds * 1e3, 3))
+    story.fact("time", f"{handshake.seconds * 1e3:.1f} ms", ms=round(handshake.seconds * 1e3, 3))
     story.fact("server", Text(fingerprint, "green"), server=fingerprint)
     story.fact("pin", Text("matches", "bold green"))
     return session
-
-
-def _suite(suite: common_pb2.CipherSuite.ValueType) -> str:
-    return common_pb2.CipherSuite.Name(suite).removeprefix("CIPHER_SUITE_").replace("_", "-")
 
 
 async def _ping(story: Story, session: SidecarSession) -> None:

@@ -1,7 +1,10 @@
-"""The Python client of the sidecar: generated stubs, with the errors and habits of the API.
+"""The Python client of the sidecar: the API again, with the sessions in another process.
 
-``SidecarClient`` finds address and token by argument, by PHANTOM_SIDECAR_ADDRESS and PHANTOM_SIDECAR_TOKEN_FILE, or in
-the runtime directory of the user; compares the contract version in its first call; and holds one lease, so that all it
+``SidecarClient`` has the functions of the package ``phantom``: ``connect``, ``listen`` and the others, which give the
+same classes and raise the same errors. A program that takes one of the two as an argument (:class:`Api`) runs on both.
+
+A client finds address and token by argument, by PHANTOM_SIDECAR_ADDRESS and PHANTOM_SIDECAR_TOKEN_FILE, or in the
+runtime directory of the user; compares the contract version in its first call; and holds one lease, so that all it
 opened is closed when it goes. Everything here belongs to one event loop; any number of tasks may use it.
 
 Every ``timeout`` is in seconds, None for no limit, and ends in PhantomTimeoutError. Calls raise the errors of the API
@@ -12,23 +15,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2
 
+from phantom.api import connecting, identity, listener
+from phantom.api.connecting import Connecting
+from phantom.api.endpoint import Address
+from phantom.api.listener import Binding
 from phantom.config import PhantomConfig
+from phantom.crypto.hybrid_sign import HybridSigningKey, HybridVerifyingKey
 from phantom.crypto.pins import Pins
 from phantom.errors import (
+    AccessDeniedError,
     ConfigError,
-    ConnectionClosedError,
     ContractVersionError,
-    FrameTooLargeError,
     NetworkError,
     PhantomTimeoutError,
     RuntimeInitError,
@@ -41,16 +47,20 @@ from phantom.sidecar._generated.v1.listener_pb2_grpc import ListenerServiceStub
 from phantom.sidecar._generated.v1.session_pb2_grpc import SessionServiceStub
 from phantom.sidecar._generated.v1.sidecar_pb2_grpc import SidecarServiceStub
 from phantom.sidecar.client_exchange import SidecarExchange
-from phantom.sidecar.convert import config_message, duration, pin_messages
+from phantom.sidecar.client_listener import SidecarBinding, SidecarKey, SidecarListener
+from phantom.sidecar.client_session import SidecarConnecting, SidecarSession, time_limit
+from phantom.sidecar.convert import config_message, pin_messages
 from phantom.sidecar.status import from_rpc_error
 
-__all__ = ["SidecarClient", "SidecarExchange", "SidecarListener", "SidecarSession", "SigningKey"]
+__all__ = ["Api", "SidecarClient", "SidecarExchange", "SidecarKey", "SidecarListener", "SidecarSession"]
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+_Result = TypeVar("_Result")
 _CONTRACT_VERSION: Final[int] = sidecar_pb2.CONTRACT_VERSION_CURRENT
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
-_MARGIN: Final = 2.0  # s that the sidecar has to say how a call ended whose limit it keeps itself
+_AGAIN: Final = 0.05  # s between two looks for a sidecar that is being started
+_CLOSED: Final = "the client is not open; use `async with SidecarClient() as client`"
 _LIMITS: Final = [
     ("grpc.max_receive_message_length", SIDECAR_MESSAGE_CAP + 64 * KiB),
     ("grpc.max_send_message_length", SIDECAR_MESSAGE_CAP + 64 * KiB),
@@ -59,13 +69,40 @@ _LIMITS: Final = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class SigningKey:
-    """A signing key that the sidecar holds, and its public half (1984 bytes)."""
+class Api(Protocol):
+    """What a program needs that runs on either: the package ``phantom`` and an open :class:`SidecarClient` have it."""
 
-    handle: int
-    verifying_key: bytes
-    fingerprint: str
+    def connect(
+        self, target: str, pin: Pins | None = None, *, config: PhantomConfig | None = None, timeout: float | None = None
+    ) -> Connecting:
+        """See :func:`phantom.connect`."""
+
+    def connect_pinned(
+        self,
+        host: str,
+        port: int,
+        pinned_key: Pins,
+        *,
+        leg: str = "tcp",
+        config: PhantomConfig | None = None,
+        timeout: float | None = None,
+    ) -> Connecting:
+        """See :func:`phantom.connect_pinned`."""
+
+    def listen(
+        self,
+        *addresses: str,
+        key: HybridSigningKey | None = None,
+        reuse_port: bool = False,
+        config: PhantomConfig | None = None,
+    ) -> Binding:
+        """See :func:`phantom.listen`."""
+
+    def generate_signing_key(self) -> HybridSigningKey:
+        """See :func:`phantom.generate_signing_key`."""
+
+    def verifying_key_from_signing_key(self, seed: bytes | bytearray | memoryview) -> bytes:
+        """See :func:`phantom.verifying_key_from_signing_key`."""
 
 
 class SidecarClient:
@@ -88,18 +125,28 @@ class SidecarClient:
         self._channel: grpc.aio.Channel | None = None
         self._metadata: tuple[tuple[str, str], ...] = ()
         self._info: sidecar_pb2.Info | None = None
+        self._lease_id = 0
+        self._opening = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
-    async def open(self, timeout: float | None = 10.0) -> None:
-        """Reads the token, compares the contract version and opens the lease.
+    async def open(self, timeout: float | None = 10.0) -> Self:
+        """Reads the token, compares the contract version and opens the lease; does not wait for a sidecar to come.
 
         NetworkError if no sidecar is there, AccessDeniedError or ConfigError if its files are not this user's alone or
-        the token is wrong, ContractVersionError if it speaks another version of the interface.
+        the token is wrong, ContractVersionError if it speaks another version of the interface. Open already, it does
+        nothing. Returns the client.
         """
+        async with self._opening:
+            if self._channel is None:
+                await self._open(timeout)
+        return self
+
+    async def _open(self, timeout: float | None) -> None:
         token = self._find()
         self._metadata = (("authorization", f"Bearer {token.decode('ascii')}"),)
-        self._channel = channel = grpc.aio.insecure_channel(self.address, options=_LIMITS)
+        channel = grpc.aio.insecure_channel(self.address, options=_LIMITS)
         self.sidecar = SidecarServiceStub(channel)
         self.identity = IdentityServiceStub(channel)
         self.listener = ListenerServiceStub(channel)
@@ -107,19 +154,20 @@ class SidecarClient:
         try:
             async with time_limit(timeout, f"the sidecar at {self.address} did not answer"):
                 request = sidecar_pb2.GetInfoRequest(contract_version=_CONTRACT_VERSION)
-                self._info = (await self.call(self.sidecar.GetInfo, request)).info
-                if self._info.contract_version != _CONTRACT_VERSION:
+                info = (await self._call(self.sidecar.GetInfo, request)).info
+                if info.contract_version != _CONTRACT_VERSION:
                     raise ContractVersionError(
-                        f"the sidecar has contract version {self._info.contract_version} and this client"
+                        f"the sidecar has contract version {info.contract_version} and this client"
                         f" {_CONTRACT_VERSION}; install the same version of Phantom on both sides"
                     )
-                lease = (await self.call(self.sidecar.OpenLease, sidecar_pb2.OpenLeaseRequest())).lease
-                self.lease_id = lease.id
+                lease = (await self._call(self.sidecar.OpenLease, sidecar_pb2.OpenLeaseRequest())).lease
+                self._lease_id = lease.id
                 self._keeping = self.sidecar.KeepLease(metadata=self._metadata)
                 await self._ping(release=False)
         except BaseException:
             await channel.close()
             raise
+        self._channel, self._info = channel, info
 
     async def close(self) -> None:
         """Ends the lease, which closes everything that this client opened, and the connection. Idempotent."""
@@ -131,10 +179,14 @@ class SidecarClient:
         except NetworkError:
             pass  # it is gone, and the lease with it
         finally:
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
             await channel.close()
 
     async def _ping(self, *, release: bool) -> None:
-        request = sidecar_pb2.KeepLeaseRequest(ping=sidecar_pb2.LeasePing(lease_id=self.lease_id, release=release))
+        request = sidecar_pb2.KeepLeaseRequest(ping=sidecar_pb2.LeasePing(lease_id=self._lease_id, release=release))
         try:
             await self._keeping.write(request)
             await self._keeping.read()
@@ -153,6 +205,9 @@ class SidecarClient:
             raise ConfigError(f"{self.address} is not on this machine; use unix:PATH or 127.0.0.1:PORT")
         return access.read_token(self.token_file)
 
+    def _has_token_file(self) -> bool:
+        return os.path.lexists(self.token_file)
+
     async def call(
         self,
         method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
@@ -161,11 +216,43 @@ class SidecarClient:
     ) -> _Response:
         """One call of a stub of this client (``client.session.Get`` and the like) with token, errors and deadline."""
         if self._channel is None:
-            raise RuntimeInitError("the client is not open; use `async with SidecarClient() as client`")
+            raise RuntimeInitError(_CLOSED)
+        return await self._call(method, request, timeout)
+
+    async def _call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout: float | None = None,
+    ) -> _Response:
         try:
             return await method(request, timeout=timeout, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, self.address) from None
+
+    def spawn(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+        """Runs what no caller waits for, at the longest until this client is closed."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever wants it awaits the task
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls can be made: from ``open`` to ``close``."""
+        return self._channel is not None
+
+    @property
+    def lease_id(self) -> int:
+        """The lease; RuntimeInitError unless the client is open."""
+        if self._channel is None:
+            raise RuntimeInitError(_CLOSED)
+        return self._lease_id
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -176,7 +263,7 @@ class SidecarClient:
     def info(self) -> sidecar_pb2.Info:
         """What the sidecar is; RuntimeInitError unless the client was opened."""
         if self._info is None:
-            raise RuntimeInitError("the client is not open; use `async with SidecarClient() as client`")
+            raise RuntimeInitError(_CLOSED)
         return self._info
 
     async def health(self, timeout: float | None = 5.0) -> sidecar_pb2.HealthStatus:
@@ -184,23 +271,50 @@ class SidecarClient:
         return (await self.call(self.sidecar.Health, sidecar_pb2.HealthRequest(), timeout)).status
 
     async def wait_ready(self, timeout: float) -> None:
-        """Returns when the sidecar can serve; PhantomTimeoutError, which says what it misses, if it cannot in time."""
-        if self._channel is None:
-            raise RuntimeInitError("the client is not open; use `async with SidecarClient() as client`")
-        method = self._channel.unary_stream(
+        """Returns when there is a sidecar and it can serve; opens the client if it is not open.
+
+        PhantomTimeoutError, which says what is missing, if that is not so in time: the sidecar itself, its token file,
+        its self-tests. What waiting does not cure is raised at once: ContractVersionError, ConfigError for files that
+        others could reach, AccessDeniedError for a wrong token, NetworkError if an open sidecar is gone.
+        """
+        missing = [f"the sidecar at {self.address} did not answer"]
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                while self._channel is None:
+                    try:
+                        await self.open(None)
+                    except (NetworkError, AccessDeniedError) as error:
+                        if isinstance(error, AccessDeniedError) and self._has_token_file():
+                            raise
+                        missing = [str(error)]
+                        await asyncio.sleep(_AGAIN)
+                missing = [f"the sidecar at {self.address} did not say how it is"]
+                async with aclosing(self._statuses(self._channel)) as statuses:
+                    async for status in statuses:
+                        if status.ready:
+                            return
+                        missing = list(status.missing)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            text = f"the sidecar was not ready within {timeout:g} s: {', '.join(missing)}"
+            raise PhantomTimeoutError(text) from None
+
+    async def _statuses(self, channel: grpc.aio.Channel) -> AsyncGenerator[sidecar_pb2.HealthStatus, None]:
+        """How the sidecar is, now and whenever that changes."""
+        method = channel.unary_stream(
             f"/{health.SERVICE_NAME}/Watch",
             health_pb2.HealthCheckRequest.SerializeToString,
             health_pb2.HealthCheckResponse.FromString,
         )
         watch = method(health_pb2.HealthCheckRequest(), metadata=self._metadata)
         try:
-            async with asyncio.timeout(timeout):
-                async for answer in watch:
-                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                        return
-        except TimeoutError:
-            missing = ", ".join((await self.health()).missing)
-            raise PhantomTimeoutError(f"the sidecar was not ready within {timeout:g} s: {missing}") from None
+            async for answer in watch:
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    yield sidecar_pb2.HealthStatus(live=True, ready=True)
+                else:
+                    yield await self.health(None)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, self.address) from None
         finally:
@@ -213,56 +327,78 @@ class SidecarClient:
 
     # --- what it opens ------------------------------------------------------------------------------------------------
 
-    async def connect(
+    def connect(
         self, target: str, pin: Pins | None = None, *, config: PhantomConfig | None = None, timeout: float | None = None
-    ) -> SidecarSession:
-        """A session to ``target``, as :func:`phantom.connect`: it returns only after the peer is authenticated."""
-        request = session_pb2.ConnectRequest(lease_id=self.lease_id, target=target, pins=pin_messages(pin))
+    ) -> SidecarConnecting:
+        """:func:`phantom.connect`, through the sidecar: arguments are checked here, and the rest when it is awaited."""
+        connecting.connect(target, pin, config=config, timeout=timeout)
+        request = session_pb2.ConnectRequest(target=target, pins=pin_messages(pin))
         if config is not None:
             request.config.CopyFrom(config_message(config))
-        if timeout is not None:
-            request.timeout.CopyFrom(duration(timeout))
-        deadline = None if timeout is None else timeout + _MARGIN
-        return SidecarSession(self, (await self.call(self.session.Connect, request, deadline)).session)
+        return SidecarConnecting(self, request, config or PhantomConfig(), timeout)
 
-    async def listen(
+    def connect_pinned(
+        self,
+        host: str,
+        port: int,
+        pinned_key: Pins,
+        *,
+        leg: str = "tcp",
+        config: PhantomConfig | None = None,
+        timeout: float | None = None,
+    ) -> SidecarConnecting:
+        """The same as :meth:`connect` to ``LEG://HOST:PORT`` with ``pinned_key``."""
+        return self.connect(Address(leg, host, port).url(), pinned_key, config=config, timeout=timeout)
+
+    def listen(
         self,
         *addresses: str,
-        key: SigningKey | None = None,
+        key: HybridSigningKey | SidecarKey | None = None,
         reuse_port: bool = False,
         config: PhantomConfig | None = None,
-        timeout: float | None = 10.0,
-    ) -> SidecarListener:
-        """A listener on ``addresses``, as :func:`phantom.listen`."""
-        request = listener_pb2.BindRequest(lease_id=self.lease_id, addresses=addresses, reuse_port=reuse_port)
-        if key is not None:
-            request.key.handle = key.handle
+    ) -> SidecarBinding:
+        """:func:`phantom.listen`, through the sidecar: arguments are checked here, and the rest when it is awaited.
+
+        The seed of a HybridSigningKey is given to the sidecar, which keeps it as long as the listener lives; a
+        SidecarKey never leaves the sidecar.
+        """
+        listener.listen(*addresses, reuse_port=reuse_port, config=config)
+        request = listener_pb2.BindRequest(addresses=addresses, reuse_port=reuse_port)
         if config is not None:
             request.config.CopyFrom(config_message(config))
-        return SidecarListener(self, (await self.call(self.listener.Bind, request, timeout)).listener)
+        return SidecarBinding(self, request, key, config or PhantomConfig())
 
-    async def generate_signing_key(self, timeout: float | None = 10.0) -> SigningKey:
+    # --- keys ---------------------------------------------------------------------------------------------------------
+
+    def generate_signing_key(self) -> HybridSigningKey:
+        """:func:`phantom.generate_signing_key`: a key of this program. :meth:`generate_sidecar_key` makes the other."""
+        return identity.generate_signing_key()
+
+    def verifying_key_from_signing_key(self, seed: bytes | bytearray | memoryview) -> bytes:
+        """:func:`phantom.verifying_key_from_signing_key`."""
+        return identity.verifying_key_from_signing_key(seed)
+
+    async def generate_sidecar_key(self, timeout: float | None = 10.0) -> SidecarKey:
         """A new signing key that stays inside the sidecar."""
         request = identity_pb2.GenerateSigningKeyRequest(lease_id=self.lease_id)
         reply = await self.call(self.identity.GenerateSigningKey, request, timeout)
-        return _signing_key(reply.key, reply.verifying_key)
+        return _sidecar_key(reply.key, reply.verifying_key)
 
-    async def import_signing_key(
+    async def import_sidecar_key(
         self, source: bytes | bytearray | memoryview | str | os.PathLike[str], timeout: float | None = 10.0
-    ) -> SigningKey:
+    ) -> SidecarKey:
         """A signing key from its 64-byte seed, or from a key file that the sidecar reads."""
         request = identity_pb2.ImportSigningKeyRequest(lease_id=self.lease_id, source=_key_source(source))
         reply = await self.call(self.identity.ImportSigningKey, request, timeout)
-        return _signing_key(reply.key, reply.verifying_key)
+        return _sidecar_key(reply.key, reply.verifying_key)
 
-    async def drop_signing_key(self, key: SigningKey, timeout: float | None = 10.0) -> None:
-        """Wipes a signing key; listeners bound with it keep working."""
+    async def drop_sidecar_key(self, key: SidecarKey, timeout: float | None = 10.0) -> None:
+        """Wipes a signing key of the sidecar; listeners bound with it keep working."""
         request = identity_pb2.DropSigningKeyRequest(key=identity_pb2.SigningKeyRef(handle=key.handle))
         await self.call(self.identity.DropSigningKey, request, timeout)
 
     async def __aenter__(self) -> Self:
-        await self.open()
-        return self
+        return await self.open()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -270,192 +406,8 @@ class SidecarClient:
         await self.close()
 
 
-class SidecarSession:
-    """A session of the sidecar. An async context manager that disconnects, and an async iterable over messages."""
-
-    def __init__(self, client: SidecarClient, session: session_pb2.Session) -> None:
-        """For :meth:`SidecarClient.connect` and :meth:`SidecarListener.accept`."""
-        self._client = client
-        self.info = session  # as it was when it was opened; get() has it as it is now
-        self.ref = session.ref
-        self.received = 0  # the number of the last message received; the sidecar keeps those after it
-        self._receiving = asyncio.Lock()
-        self._disconnected: bool | None = None
-
-    @property
-    def id(self) -> str:
-        """The session id, 64 hexadecimal characters."""
-        return self.info.id
-
-    @property
-    def peer_addr(self) -> str:
-        """``HOST:PORT`` of the peer."""
-        return self.info.peer_addr
-
-    async def get(self, timeout: float | None = 10.0) -> session_pb2.Session:
-        """The session as it is now."""
-        request = session_pb2.GetRequest(session=self.ref)
-        return (await self._client.call(self._client.session.Get, request, timeout)).session
-
-    async def await_ready(self, timeout: float | None = None) -> None:
-        """Returns when the peer was heard under the session's keys."""
-        request = session_pb2.AwaitReadyRequest(session=self.ref)
-        await self._client.call(self._client.session.AwaitReady, request, timeout)
-
-    async def send(self, data: bytes | bytearray | memoryview, timeout: float | None = None) -> None:
-        """Queues one message of any size; one over 1 MiB is sent in chunks.
-
-        A call that is cancelled or out of time may have sent its message or not.
-        """
-        if len(data) <= SIDECAR_MESSAGE_CAP:
-            request = session_pb2.SendRequest(session=self.ref, data=bytes(data))
-            await self._client.call(self._client.session.Send, request, timeout)
-            return
-        async with time_limit(timeout, "the message was not queued"), self.exchange(send_only=True) as exchange:
-            await exchange.send(data)
-
-    async def recv(self, timeout: float | None = None) -> bytes:
-        """The next message, exactly as it was sent; one over 1 MiB is received in chunks.
-
-        A call that is cancelled or out of time loses nothing. After the end of the session come first the messages
-        that had arrived, then ConnectionClosedError or what ended it.
-        """
-        async with time_limit(timeout, "no message arrived"), self._receiving:
-            request = session_pb2.RecvRequest(session=self.ref, ack=self.received)
-            try:
-                message = (await self._client.call(self._client.session.Recv, request)).message
-            except FrameTooLargeError:
-                async with self.exchange() as exchange:
-                    return await exchange.recv()
-            self.received = message.seq
-            return message.data
-
-    def exchange(self, *, send_only: bool = False) -> SidecarExchange:
-        """Messages of any size both ways at full speed, while the ``async with`` block runs."""
-        client = self._client
-        return SidecarExchange(
-            self, lambda: client.session.Exchange(metadata=client.metadata), client.address, send_only=send_only
-        )
-
-    async def events(self) -> AsyncIterator[session_pb2.SessionEvent]:
-        """The state now, then every change, until the session ended."""
-        call = self._client.session.WatchEvents(
-            session_pb2.WatchEventsRequest(session=self.ref), metadata=self._client.metadata
-        )
-        try:
-            async for answer in call:
-                yield answer.event
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self._client.address) from None
-        finally:
-            call.cancel()
-
-    async def flush(self, timeout: float | None = None) -> int:
-        """Waits until everything queued is acknowledged; the number of bytes it waited for."""
-        request = session_pb2.FlushRequest(session=self.ref)
-        return (await self._client.call(self._client.session.Flush, request, timeout)).acknowledged
-
-    async def metrics(self, timeout: float | None = 10.0) -> common_pb2.MetricsSnapshot:
-        """What went over the session."""
-        request = session_pb2.SessionServiceGetMetricsRequest(session=self.ref)
-        return (await self._client.call(self._client.session.GetMetrics, request, timeout)).metrics
-
-    async def disconnect(self, code: int = 0, timeout: float | None = None) -> bool:
-        """Sends what is queued and closes the session; idempotent. True if the peer acknowledged everything."""
-        if self._disconnected is None:
-            request = session_pb2.DisconnectRequest(session=self.ref, code=code)
-            if timeout is not None:
-                request.timeout.CopyFrom(duration(timeout))
-            reply = await self._client.call(self._client.session.Disconnect, request)
-            self._disconnected = reply.all_acknowledged
-        return self._disconnected
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._iterate()
-
-    async def _iterate(self) -> AsyncIterator[bytes]:
-        while True:
-            try:
-                message = await self.recv()
-            except ConnectionClosedError as closed:
-                if not closed.peer_code:
-                    return
-                raise
-            yield message
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if not await self.disconnect() and kind is None:
-            raise ConnectionClosedError("the session ended before the peer acknowledged everything")
-
-
-class SidecarListener:
-    """A listener of the sidecar. An async context manager that shuts it down, and an async iterable over sessions."""
-
-    def __init__(self, client: SidecarClient, listener: listener_pb2.Listener) -> None:
-        """For :meth:`SidecarClient.listen`."""
-        self._client = client
-        self.ref = listener.ref
-        self.addresses = tuple(listener.addresses)
-        self.urls = tuple(listener.urls)  # with the pin, ready for connect
-        self.verifying_key = listener.verifying_key.key
-        self._accepted = 0
-        self._accepting = asyncio.Lock()
-
-    async def accept(self, timeout: float | None = None) -> SidecarSession:
-        """The next session; ConnectionClosedError after shutdown. Cancelled or out of time, it loses none."""
-        async with time_limit(timeout, "no session arrived"), self._accepting:
-            request = listener_pb2.AcceptRequest(listener=self.ref, ack=self._accepted)
-            accepted = (await self._client.call(self._client.listener.Accept, request)).accepted
-            self._accepted = accepted.seq
-            return SidecarSession(self._client, accepted.session)
-
-    async def metrics(self, timeout: float | None = 10.0) -> common_pb2.MetricsSnapshot:
-        """What went through the listener and its sessions."""
-        request = listener_pb2.ListenerServiceGetMetricsRequest(listener=self.ref)
-        return (await self._client.call(self._client.listener.GetMetrics, request, timeout)).metrics
-
-    async def shutdown(self, timeout: float | None = 10.0) -> None:
-        """Stops accepting; established sessions go on."""
-        request = listener_pb2.ShutdownRequest(listener=self.ref)
-        await self._client.call(self._client.listener.Shutdown, request, timeout)
-
-    async def __aiter__(self) -> AsyncIterator[SidecarSession]:
-        while True:
-            try:
-                session = await self.accept()
-            except ConnectionClosedError:
-                return
-            yield session
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.shutdown()
-
-
-@asynccontextmanager
-async def time_limit(timeout: float | None, what: str) -> AsyncGenerator[None, None]:
-    """Ends the block after ``timeout`` seconds with PhantomTimeoutError saying ``what`` did not happen."""
-    limit = asyncio.timeout(timeout)
-    try:
-        async with limit:
-            yield
-    except TimeoutError:
-        if not limit.expired():
-            raise  # one of the sidecar's own
-        raise PhantomTimeoutError(f"{what} within {timeout:g} s") from None
-
-
-def _signing_key(ref: identity_pb2.SigningKeyRef, key: common_pb2.VerifyingKey) -> SigningKey:
-    return SigningKey(ref.handle, key.key, key.fingerprint)
+def _sidecar_key(ref: identity_pb2.SigningKeyRef, key: common_pb2.VerifyingKey) -> SidecarKey:
+    return SidecarKey(ref.handle, HybridVerifyingKey.from_bytes(key.key))
 
 
 def _key_source(source: bytes | bytearray | memoryview | str | os.PathLike[str]) -> identity_pb2.SigningKeySource:

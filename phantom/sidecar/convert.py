@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
 
-from phantom.api.session import PhantomSession
+from phantom.api.session import HandshakeInfo, Negotiated, PhantomSession
 from phantom.config import PhantomConfig
+from phantom.crypto.aead import CipherSuite
 from phantom.crypto.hybrid_sign import HybridVerifyingKey
 from phantom.crypto.pins import Pins
 from phantom.errors import ConfigError, ValidationError
@@ -22,10 +23,14 @@ from phantom.transport.session.states import ConnectionState
 __all__ = [
     "config_of",
     "duration",
+    "handshake_of",
     "metrics_message",
+    "metrics_of",
+    "negotiated_of",
     "pins_of",
     "seconds",
     "session_message",
+    "state_of",
     "state_value",
     "verifying_key",
 ]
@@ -147,6 +152,11 @@ def state_value(state: ConnectionState) -> common_pb2.ConnectionState.ValueType:
     return common_pb2.ConnectionState.ValueType(state + 1)
 
 
+def state_of(value: common_pb2.ConnectionState.ValueType) -> ConnectionState:
+    """The inverse of :func:`state_value`."""
+    return ConnectionState(value - 1)
+
+
 def session_message(handle: SessionHandle) -> session_pb2.Session:
     """A session as it is now."""
     session: PhantomSession = handle.session
@@ -187,3 +197,34 @@ def metrics_message(snapshot: MetricsSnapshot) -> common_pb2.MetricsSnapshot:
         if field.name not in ("uptime_secs", "dropped_total"):
             setattr(message, field.name, getattr(snapshot, field.name))
     return message
+
+
+def metrics_of(message: common_pb2.MetricsSnapshot) -> MetricsSnapshot:
+    """The inverse of :func:`metrics_message`."""
+    snapshot = MetricsSnapshot(uptime_secs=seconds(message.uptime), dropped_total=dict(message.dropped_total))
+    for field in fields(snapshot):
+        if field.name not in ("uptime_secs", "dropped_total"):
+            setattr(snapshot, field.name, getattr(message, field.name))
+    return snapshot
+
+
+def negotiated_of(message: session_pb2.Negotiated) -> Negotiated:
+    """What the two sides of a session agreed on; the leg is empty if this client does not know its name."""
+    return Negotiated(
+        version=message.version,
+        suite=CipherSuite(message.suite),
+        receive_suite=CipherSuite(message.receive_suite) if message.receive_suite else None,
+        leg=next((name for name, value in _LEGS.items() if value == message.leg), ""),
+        epoch=message.epoch,
+    )
+
+
+def handshake_of(message: session_pb2.HandshakeInfo) -> HandshakeInfo:
+    """What a handshake took."""
+    return HandshakeInfo(
+        seconds(message.duration),
+        message.bytes_sent,
+        message.bytes_received,
+        message.retries,
+        tuple(message.algorithms),
+    )

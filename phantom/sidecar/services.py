@@ -16,11 +16,19 @@ import grpc.aio
 
 from phantom.api.connecting import connect
 from phantom.api.listener import listen
+from phantom.api.session import PhantomSession
 from phantom.crypto.cpu import default_suite
 from phantom.crypto.hybrid_sign import HybridSigningKey, HybridVerifyingKey
 from phantom.crypto.providers import get_provider
 from phantom.crypto.self_tests import run_self_tests
-from phantom.errors import ContractVersionError, FrameTooLargeError, PhantomError, UnsupportedError, ValidationError
+from phantom.errors import (
+    ConnectionClosedError,
+    ContractVersionError,
+    FrameTooLargeError,
+    PhantomError,
+    UnsupportedError,
+    ValidationError,
+)
 from phantom.limits import SIDECAR_MESSAGE_CAP, SIDECAR_WINDOW, VERSION_2
 from phantom.sidecar._generated.v1 import (
     identity_pb2,
@@ -46,7 +54,7 @@ from phantom.sidecar.exchange import Exchange
 from phantom.sidecar.handles import KeyHandle, ListenerHandle, SessionHandle
 from phantom.sidecar.info import installed_extras, package_version
 from phantom.sidecar.leases import Lease, Leases
-from phantom.sidecar.status import to_detail
+from phantom.sidecar.status import TRAILER, to_detail
 from phantom.sidecar.waits import Waits
 
 __all__ = [
@@ -387,7 +395,17 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         timeout = seconds(request.timeout) if request.HasField("timeout") else None
         acknowledged = await handle.session.disconnect(request.code, timeout)
         self._core.leases.forget(handle)
+        if not acknowledged:
+            await _tell_what_was_lost(handle.session, context)
         return session_pb2.DisconnectResponse(all_acknowledged=acknowledged)
+
+
+async def _tell_what_was_lost(session: PhantomSession, context: _Context) -> None:
+    """Puts into the trailer how much the peer did not acknowledge; the call succeeds all the same."""
+    try:
+        await session.__aexit__(None, None, None)
+    except ConnectionClosedError as lost:
+        context.set_trailing_metadata(((TRAILER, to_detail(lost).SerializeToString()),))
 
 
 def _server_frame(**frame: Any) -> session_pb2.ExchangeResponse:

@@ -30,7 +30,6 @@ from phantom.errors import (
 from phantom.limits import SIDECAR_MESSAGE_CAP, MiB
 from phantom.sidecar import client as client_module
 from phantom.sidecar import server, services
-from phantom.sidecar._generated.v1 import common_pb2
 from phantom.sidecar.client import SidecarClient, SidecarSession
 from tests.sidecar.conftest import Start, until
 
@@ -110,14 +109,16 @@ async def test_client_that_is_not_open() -> None:
     with pytest.raises(RuntimeInitError, match="not open"):
         _ = client.info
     with pytest.raises(RuntimeInitError, match="not open"):
-        await client.wait_ready(1.0)
+        await client.listen("127.0.0.1:0")
     await client.close()
 
 
 async def test_client_that_was_closed(start: Start) -> None:
     async with start() as running:
         client = SidecarClient(running.ready.address)
-        await client.open()
+        assert await client.open() is client
+        lease = client.lease_id
+        assert (await client.open()).lease_id == lease
         await client.close()
         await client.close()
         with pytest.raises(RuntimeInitError, match="not open"):
@@ -159,6 +160,50 @@ async def test_sidecar_that_is_not_ready_yet(start: Start, home: Path, monkeypat
         await running.stop()
 
 
+async def test_waiting_says_what_is_missing(start: Start, home: Path) -> None:
+    client = SidecarClient(f"unix:{home}/s.sock")
+    with pytest.raises(PhantomTimeoutError, match=r"not ready within 0\.1 s: there is no sidecar at .*phantom sidecar"):
+        await client.wait_ready(0.1)
+    async with start() as running:
+        missing = SidecarClient(running.ready.address, token_file=home / "absent")
+        with pytest.raises(PhantomTimeoutError, match=r"not ready within 0\.1 s: there is no token file"):
+            await missing.wait_ready(0.1)
+        (home / "other").write_text("ab" * 32)
+        (home / "other").chmod(0o600)
+        with pytest.raises(AccessDeniedError, match="missing or wrong"):  # waiting does not cure it
+            await SidecarClient(running.ready.address, token_file=home / "other").wait_ready(30.0)
+
+
+async def test_waiting_for_a_sidecar_that_is_started_later(start: Start, home: Path) -> None:
+    client = SidecarClient(f"unix:{home}/s.sock")
+    waiting = asyncio.create_task(client.wait_ready(30.0))
+    await asyncio.sleep(0)
+    async with start():
+        await waiting
+        assert client.is_open
+        await client.close()
+
+
+async def test_sidecar_that_says_nothing(home: Path) -> None:
+    (home / "s.sock.token").write_text("ab" * 32)
+    (home / "s.sock.token").chmod(0o600)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(home / "s.sock"))
+        silent.listen()
+        with pytest.raises(PhantomTimeoutError, match="did not answer"):
+            await SidecarClient(f"unix:{home}/s.sock").wait_ready(0.1)
+
+
+async def test_time_limit_of_another_is_not_that_of_waiting(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(_: object) -> None:
+        raise PhantomTimeoutError("of another")
+
+    client = SidecarClient("unix:/nowhere")
+    monkeypatch.setattr(client, "open", fails)
+    with pytest.raises(PhantomTimeoutError, match="of another"):
+        await client.wait_ready(30.0)
+
+
 async def test_self_tests(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     async with start() as running, SidecarClient(running.ready.address) as client:
         assert "ml-dsa-65" in (await client.self_tests()).tests
@@ -177,12 +222,15 @@ async def test_sidecar_that_stops(start: Start, peer: Peer) -> None:
     async with peer() as listener, SidecarClient(running.ready.address) as client:
         session = await client.connect(listener.urls[0])
         receiving = asyncio.create_task(session.recv())
-        await until(lambda: len(running.core.waits._waits) == 2)
+        await until(lambda: len(running.core.waits._waits) == 3)
         await running.stop()
         with pytest.raises(NetworkError, match="shutting down"):
             await receiving
         with pytest.raises(NetworkError, match="is it running"):
-            await session.get()
+            await session.refresh()
+        assert session.state is phantom.ConnectionState.DEAD
+        assert isinstance(session.last_error(), NetworkError)
+        assert not await session.disconnect()
         with pytest.raises(NetworkError):
             await client.wait_ready(5.0)
 
@@ -206,7 +254,7 @@ async def test_lease_that_was_taken_over(start: Start) -> None:
 async def test_echo_of_every_size(start: Start, peer: Peer) -> None:
     sizes = [0, 1, SIDECAR_MESSAGE_CAP, SIDECAR_MESSAGE_CAP + 1, 16 * MiB]
     async with start() as running, peer() as listener, SidecarClient(running.ready.address) as client:
-        async with await client.connect(listener.urls[0]) as session:
+        async with client.connect(listener.urls[0]) as session:
             theirs = (await listener.accept()).session
             assert session.id == theirs.id
             assert session.peer_addr == listener.local_addr
@@ -215,8 +263,9 @@ async def test_echo_of_every_size(start: Start, peer: Peer) -> None:
                 await asyncio.gather(session.send(message), theirs.recv())
                 await asyncio.gather(theirs.send(message))
                 assert await session.recv() == message
-            assert await session.flush() == 0
-            assert (await session.metrics()).messages_sent == len(sizes)
+            assert await session.flush_queue() == 0
+            await session.refresh()
+            assert session.metrics_snapshot().messages_sent == len(sizes)
         with pytest.raises(ConnectionClosedError) as caught:
             await theirs.recv()
         assert caught.value.peer_code == 0
@@ -228,9 +277,8 @@ async def test_connect_with_everything(start: Start, peer: Peer, server_key: pha
     async with start() as running, peer() as listener, SidecarClient(running.ready.address) as client:
         session = await client.connect(listener.local_addr, server_key.verifying_key(), config=config, timeout=20.0)
         await session.await_ready(5.0)
-        now = await session.get()
-        assert now.negotiated.suite == common_pb2.CIPHER_SUITE_CHACHA20_POLY1305
-        assert now.state == common_pb2.CONNECTION_STATE_CONNECTED
+        assert session.negotiated.suite.label == "chacha20-poly1305"
+        assert session.state is phantom.ConnectionState.CONNECTED
 
 
 async def test_wrong_pin(start: Start, peer: Peer) -> None:
@@ -259,7 +307,7 @@ async def test_recv_out_of_time_or_cancelled_loses_nothing(start: Start, peer: P
         with pytest.raises(PhantomTimeoutError, match=r"no message arrived within 0\.05 s"):
             await session.recv(0.05)
         receiving = asyncio.create_task(session.recv())
-        await until(lambda: len(running.core.waits._waits) == 2)
+        await until(lambda: len(running.core.waits._waits) == 3)
         await theirs.send(b"x")
         receiving.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -304,29 +352,29 @@ async def test_events(start: Start, peer: Peer) -> None:
     async with start() as running, peer() as listener, SidecarClient(running.ready.address) as client:
         session = await client.connect(listener.urls[0])
         events = session.events()
-        first = await anext(events)
-        assert first.state_changed.state == common_pb2.CONNECTION_STATE_CONNECTED
         theirs = (await listener.accept()).session
         await theirs.disconnect()
-        states = [event.state_changed.state async for event in events]
-        assert states[-1] == common_pb2.CONNECTION_STATE_CLOSED
+        changes = [event async for event in events]
+        assert [change.old for change in changes[1:]] == [change.new for change in changes[:-1]]
+        assert changes[-1].new is phantom.ConnectionState.CLOSED
+        assert all(change.reason for change in changes)
         await session.disconnect()
-        with pytest.raises(SessionNotFoundError):
-            await anext(session.events())
+        assert [event async for event in session.events()] == []
 
 
 async def test_leaving_the_block_tells_what_was_lost(start: Start, peer: Peer) -> None:
     async with start() as running, peer() as listener, SidecarClient(running.ready.address) as client:
 
         async def lossy() -> None:
-            async with await client.connect(listener.urls[0]) as session:
+            async with client.connect(listener.urls[0]) as session:
                 theirs = (await listener.accept()).session
                 await session.send(bytes(1000))
                 assert theirs._leg is not None
                 theirs._leg.close(linger=False)
 
-        with pytest.raises(ConnectionClosedError, match="before the peer acknowledged"):
+        with pytest.raises(ConnectionClosedError, match="before the peer acknowledged") as caught:
             await lossy()
+        assert caught.value.unacknowledged > 0
 
 
 async def test_disconnect_with_code_and_limit(start: Start, peer: Peer) -> None:
@@ -374,42 +422,41 @@ async def test_client_whose_connection_breaks_loses_its_sessions(start: Start, p
 
 async def test_listener(start: Start) -> None:
     async with start() as running, SidecarClient(running.ready.address) as client:
-        key = await client.generate_signing_key()
-        async with await client.listen("127.0.0.1:0", key=key, config=phantom.PhantomConfig.server()) as listener:
-            assert listener.verifying_key == key.verifying_key
-            assert key.fingerprint in listener.urls[0]
-            assert listener.addresses[0].startswith("tcp://127.0.0.1:")
-            await client.drop_signing_key(key)
+        key = await client.generate_sidecar_key()
+        async with client.listen("127.0.0.1:0", key=key, config=phantom.PhantomConfig.server()) as listener:
+            assert listener.verifying_key_bytes() == key.verifying_key().to_bytes()
+            assert key.verifying_key().fingerprint() in listener.urls[0]
+            assert listener.local_addrs == (f"tcp://{listener.local_addr}",)
+            await client.drop_sidecar_key(key)
             with pytest.raises(PhantomTimeoutError, match="no session arrived"):
                 await listener.accept(0.05)
             async with phantom.connect(listener.urls[0]) as theirs:
-                session = await listener.accept()
+                session = (await listener.accept()).session
                 assert session.id == theirs.id
-                assert (await listener.metrics()).handshakes_success == 1
+                await listener.refresh()
+                assert listener.metrics_snapshot().handshakes_success == 1
                 accepting = asyncio.create_task(_sessions(listener))
-                await until(lambda: len(running.core.waits._waits) == 2)
-                await listener.shutdown()
+                await until(lambda: len(running.core.waits._waits) == 3)
+                listener.shutdown()
                 assert await accepting == []
                 await session.send(b"goes on")
                 assert await theirs.recv() == b"goes on"
+            listener.shutdown()
+            with pytest.raises(ConnectionClosedError, match="shut down"):
+                await listener.accept()
             with pytest.raises(SessionNotFoundError):
-                await listener.shutdown()
-            listener.shutdown = _nothing  # type: ignore[method-assign]
-
-
-async def _nothing(*_: object) -> None:
-    return
+                await listener.refresh()
 
 
 async def _sessions(listener: client_module.SidecarListener) -> list[str]:
-    return [session.id async for session in listener]
+    return [outcome.session.id async for outcome in listener]
 
 
 async def test_listener_with_a_fresh_key_as_an_iterator(start: Start) -> None:
     async with start() as running, SidecarClient(running.ready.address) as client:
-        async with await client.listen("127.0.0.1:0") as listener, phantom.connect(listener.urls[0]) as theirs:
-            async for session in listener:
-                assert session.id == theirs.id
+        async with client.listen("127.0.0.1:0") as listener, phantom.connect(listener.urls[0]) as theirs:
+            async for outcome in listener:
+                assert outcome.session.id == theirs.id
                 break
 
 
@@ -418,10 +465,10 @@ async def test_imported_keys(start: Start, home: Path, server_key: phantom.Hybri
     public = server_key.verifying_key()
     async with start() as running, SidecarClient(running.ready.address) as client:
         for source in (bytes(server_key.to_bytes()), server_key.to_bytes(), home / "key", str(home / "key")):
-            key = await client.import_signing_key(source)
-            assert (key.verifying_key, key.fingerprint) == (public.to_bytes(), public.fingerprint())
+            key = await client.import_sidecar_key(source)
+            assert key.verifying_key() == public
         with pytest.raises(ValidationError):
-            await client.import_signing_key(b"short")
+            await client.import_sidecar_key(b"short")
 
 
 async def test_call_of_a_stub(start: Start) -> None:

@@ -180,7 +180,7 @@ async def test_sidecar_that_stops(start: Start, peer: Peer) -> None:
     async with peer() as listener, SidecarClient(running.ready.address) as client:
         session = await client.connect(listener.urls[0])
         async with session.exchange() as exchange:
-            await until(lambda: len(running.core.waits._waits) == 2)
+            await until(lambda: len(running.core.waits._waits) == 3)
             await running.stop()
             with pytest.raises(NetworkError, match="shutting down"):
                 await exchange.recv()
@@ -198,6 +198,6 @@ async def test_call_that_the_sidecar_ends_well(start: Start, peer: Peer) -> None
 async def test_large_send_out_of_time(start: Start, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LEASE_CLOSE_TIMEOUT", 0.0)
     async with connected(start, peer) as (session, _):
-        with pytest.raises(PhantomTimeoutError, match=r"not queued within 0\.3 s"):
+        with pytest.raises(PhantomTimeoutError, match=r"did not confirm the message within 0\.3 s"):
             for _ in range(64):
                 await session.send(bytes(2 * MiB), timeout=0.3)

@@ -387,7 +387,7 @@ async def test_client_that_is_killed_leaves_nothing_open(start: Start, peer: Pee
             url = await asyncio.to_thread(line, client)
             (lease,) = running.core.leases._leases.values()
             assert dict(lease.counts) == {"session": 1, "listener": 1}
-            await until(lambda: len(running.core.waits._waits) == 2)  # its Recv and its KeepLease
+            await until(lambda: len(running.core.waits._waits) == 3)  # Recv, WatchEvents, KeepLease
             lease.grace = 0.0
             client.kill()
             with pytest.raises(ConnectionClosedError) as caught:

@@ -1,0 +1,376 @@
+"""Sessions of the sidecar as the API has them: the same class to the program, with the session itself elsewhere.
+
+What the API answers without waiting is answered here from what the sidecar said last: a stream of events keeps the
+state, every answer that carries a session refreshes the rest, and asking for a count also asks the sidecar anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+import grpc.aio
+
+from phantom import limits
+from phantom.api.connecting import Connecting
+from phantom.api.session import BytesLike, HandshakeInfo, Negotiated, PhantomSession
+from phantom.config import PhantomConfig
+from phantom.crypto.hybrid_sign import HybridVerifyingKey
+from phantom.crypto.pins import Pins
+from phantom.crypto.rng import RngProvider
+from phantom.errors import (
+    ConnectionClosedError,
+    FrameTooLargeError,
+    NetworkError,
+    PhantomError,
+    PhantomTimeoutError,
+    SessionNotFoundError,
+    UnsupportedError,
+    ValidationError,
+)
+from phantom.limits import SIDECAR_MESSAGE_CAP
+from phantom.observability.metrics import MetricsSnapshot
+from phantom.runtime import AsyncioRuntime, Runtime
+from phantom.sidecar._generated.v1 import session_pb2
+from phantom.sidecar._generated.v1.errors_pb2 import ErrorDetail
+from phantom.sidecar.client_exchange import SidecarExchange
+from phantom.sidecar.convert import duration, handshake_of, metrics_of, negotiated_of, state_of
+from phantom.sidecar.status import TRAILER, from_detail, from_rpc_error
+from phantom.transport.legs.base import SessionTransport
+from phantom.transport.session.events import StateChanged
+from phantom.transport.session.states import ConnectionState
+
+if TYPE_CHECKING:
+    from phantom.sidecar.client import SidecarClient
+
+__all__ = ["SidecarConnecting", "SidecarSession", "time_limit"]
+
+_MARGIN: Final = 2.0  # s that the sidecar has to say how a call ended whose limit it keeps itself
+_FINAL: Final = (ConnectionState.FAILED, ConnectionState.CLOSED, ConnectionState.DEAD)
+
+
+class SidecarSession(PhantomSession):
+    """A session of the sidecar, used as any :class:`PhantomSession`. Made by ``connect`` and ``accept`` of a client.
+
+    ``negotiated``, ``queued_count`` and ``metrics_snapshot`` are as the sidecar said last; :meth:`refresh` asks it.
+    """
+
+    __slots__ = (
+        "_client",
+        "_cost",
+        "_ending",
+        "_lost",
+        "_metrics",
+        "_negotiated",
+        "_queued",
+        "_receiving",
+        "_refreshing",
+        "_sending",
+        "_watching",
+        "received",
+        "ref",
+    )
+
+    def __init__(self, client: SidecarClient, session: session_pb2.Session, config: PhantomConfig) -> None:
+        """For :class:`SidecarClient` and its listeners."""
+        super().__init__(AsyncioRuntime(), config, session.peer_addr)
+        self._client = client
+        self.ref = session.ref
+        self.received = 0  # the number of the last message received; the sidecar keeps those after it
+        self._session_id = bytes.fromhex(session.id)
+        self._state = state_of(session.state)
+        self._cost = handshake_of(session.handshake)
+        if session.HasField("peer_identity"):
+            self._peer_key = HybridVerifyingKey.from_bytes(session.peer_identity.key)
+        self._metrics = MetricsSnapshot()
+        self._learn(session)
+        self._receiving = asyncio.Lock()
+        self._sending = asyncio.Lock()
+        self._lost: PhantomError | None = None
+        self._ending: asyncio.Task[bool] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._watching = client.spawn(self._watch())
+
+    @classmethod
+    def connect_with_transport(
+        cls,
+        peer_addr: str,
+        transport: SessionTransport,
+        server_key: Pins,
+        *,
+        config: PhantomConfig | None = None,
+        runtime: Runtime | None = None,
+        rng: RngProvider | None = None,
+    ) -> PhantomSession:
+        """UnsupportedError: the sidecar opens its transports itself."""
+        raise UnsupportedError("a transport of this program cannot be used by the sidecar; connect by address")
+
+    # --- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def negotiated(self) -> Negotiated:
+        """Version, suites, leg and epoch, as the sidecar said last."""
+        return self._negotiated
+
+    @property
+    def handshake(self) -> HandshakeInfo:
+        """Cost of the handshake between the sidecar and the peer."""
+        return self._cost
+
+    def queued_count(self) -> int:
+        """Messages not yet handed to the leg in full, as the sidecar said last; asks it anew."""
+        self._ask()
+        return self._queued
+
+    def metrics_snapshot(self) -> MetricsSnapshot:
+        """Counts of this session as the sidecar said last; asks it anew."""
+        self._ask()
+        return self._metrics
+
+    async def refresh(self, timeout: float | None = 10.0) -> None:
+        """Asks the sidecar for everything that this object knows. SessionNotFoundError after ``disconnect``."""
+        request = session_pb2.GetRequest(session=self.ref)
+        self._learn((await self._client.call(self._client.session.Get, request, timeout)).session)
+        await self._count(timeout)
+
+    # --- readiness ----------------------------------------------------------------------------------------------------
+
+    async def await_ready(self, timeout: float | None = None) -> None:
+        """Returns when the peer is authenticated; on an accepted session when its first packet has opened (§6.4)."""
+        request = session_pb2.AwaitReadyRequest(session=self.ref)
+        async with time_limit(timeout, "the peer sent nothing"):
+            try:
+                self._learn((await self._client.call(self._client.session.AwaitReady, request)).session)
+            except PhantomError as error:
+                raise await self._reason(error) from None
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    async def send(self, data: BytesLike, timeout: float | None = None) -> None:
+        """Queues one message (0 B to 16 MiB) whole; one over 1 MiB is sent in chunks.
+
+        Errors as those of :meth:`PhantomSession.send`. A call that is cancelled or out of time may have sent its
+        message or not.
+        """
+        payload = data if type(data) is bytes else self._own(data)
+        most = max(limits.MAX_MESSAGE, self._config.max_message)
+        if len(payload) > most:
+            raise ValidationError(f"the message has {len(payload)} bytes; the limit is {most}")
+        async with time_limit(timeout, "the sidecar did not confirm the message"), self._sending:
+            try:
+                if len(payload) > SIDECAR_MESSAGE_CAP:
+                    async with self.exchange(send_only=True) as exchange:
+                        await exchange.send(payload)
+                else:
+                    request = session_pb2.SendRequest(session=self.ref, data=payload)
+                    self._queued = (await self._client.call(self._client.session.Send, request)).queued
+            except PhantomError as error:
+                raise await self._reason(error) from None
+
+    async def recv(self, timeout: float | None = None) -> bytes:
+        """The next message, exactly as it was sent; one over 1 MiB is received in chunks.
+
+        A call that is cancelled or out of time loses nothing. After the end of the session come first the messages
+        that had arrived, then ConnectionClosedError or what ended it; after ``disconnect`` of this side only that.
+        """
+        async with time_limit(timeout, "no message arrived"), self._receiving:
+            request = session_pb2.RecvRequest(session=self.ref, ack=self.received)
+            try:
+                message = (await self._client.call(self._client.session.Recv, request)).message
+            except FrameTooLargeError:
+                async with self.exchange() as exchange:
+                    return await exchange.recv()
+            except PhantomError as error:
+                raise await self._reason(error) from None
+            self.received = message.seq
+            return message.data
+
+    def exchange(self, *, send_only: bool = False) -> SidecarExchange:
+        """Messages of any size both ways at full speed, while the ``async with`` block runs."""
+        client = self._client
+        return SidecarExchange(
+            self, lambda: client.session.Exchange(metadata=client.metadata), client.address, send_only=send_only
+        )
+
+    async def flush_queue(self, timeout: float | None = None) -> int:
+        """Waits until everything queued so far is acknowledged by the peer; the number of bytes it waited for."""
+        request = session_pb2.FlushRequest(session=self.ref)
+        async with time_limit(timeout, "the peer did not acknowledge everything"):
+            try:
+                return (await self._client.call(self._client.session.Flush, request)).acknowledged
+            except PhantomError as error:
+                raise await self._reason(error) from None
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    async def disconnect(self, code: int = 0, timeout: float | None = None) -> bool:
+        """Flushes, closes the session with ``code`` (0 to 65535) and frees it in the sidecar; idempotent.
+
+        True if the peer acknowledged everything. Cancelled, it ends the session at once, and a later call has the
+        answer. False as well if the sidecar or the lease is gone, and the session with it.
+        """
+        if not 0 <= code <= 0xFFFF:
+            raise ValidationError("a close code is a number from 0 to 65535")
+        if self._ending is None:
+            self._ending = self._client.spawn(self._disconnect(code, timeout))
+        elif timeout is not None:
+            self._shorten(code, timeout)
+        try:
+            await asyncio.wait([self._ending])
+        except asyncio.CancelledError:
+            self._shorten(code, 0.0)
+            raise
+        return not self._ending.cancelled() and self._ending.result()
+
+    async def _disconnect(self, code: int, timeout: float | None) -> bool:
+        client = self._client
+        if not client.is_open:
+            return False
+        # Both are begun at once, so that no later call of this session can come between or before them.
+        counting = client.session.GetMetrics(self._counting(), metadata=client.metadata)  # nobody can ask later
+        call = client.session.Disconnect(self._closing(code, timeout), metadata=client.metadata)
+        acknowledged = False
+        try:
+            acknowledged = (await call).all_acknowledged
+            for key, value in await call.trailing_metadata():
+                if key == TRAILER and isinstance(value, bytes):
+                    self._lost = from_detail(ErrorDetail.FromString(value))
+            self._metrics = metrics_of((await counting).metrics)
+        except grpc.aio.AioRpcError as failed:
+            error = from_rpc_error(failed, client.address)
+            if not isinstance(error, NetworkError | SessionNotFoundError):
+                raise error from None
+        finally:
+            counting.cancel()
+        await asyncio.wait([self._watching])
+        return acknowledged
+
+    def _shorten(self, code: int, timeout: float) -> None:
+        """Gives a disconnect that is under way less time."""
+        if self._ending is not None and not self._ending.done():
+            self._client.spawn(self._hurry(self._closing(code, timeout)))
+
+    async def _hurry(self, request: session_pb2.DisconnectRequest) -> None:
+        try:
+            await self._client.call(self._client.session.Disconnect, request)
+        except PhantomError:
+            return  # it is over
+
+    def _closing(self, code: int, timeout: float | None) -> session_pb2.DisconnectRequest:
+        request = session_pb2.DisconnectRequest(session=self.ref, code=code)
+        if timeout is not None:
+            request.timeout.CopyFrom(duration(timeout))
+        return request
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not await self.disconnect() and kind is None:
+            raise self._lost or ConnectionClosedError("the session ended before the peer acknowledged everything")
+
+    # --- following the sidecar ----------------------------------------------------------------------------------------
+
+    def _learn(self, session: session_pb2.Session) -> None:
+        self._negotiated = negotiated_of(session.negotiated)
+        self._queued = session.queued
+        if session.HasField("last_error"):
+            self._error = from_detail(session.last_error)
+
+    async def _count(self, timeout: float | None) -> None:
+        reply = await self._client.call(self._client.session.GetMetrics, self._counting(), timeout)
+        self._metrics = metrics_of(reply.metrics)
+
+    def _counting(self) -> session_pb2.SessionServiceGetMetricsRequest:
+        return session_pb2.SessionServiceGetMetricsRequest(session=self.ref)
+
+    def _ask(self) -> None:
+        if self._ending is None and self._client.is_open and (self._refreshing is None or self._refreshing.done()):
+            self._refreshing = self._client.spawn(self.refresh())
+
+    async def _watch(self) -> None:
+        """Follows the state until the session is over, or until nobody can say any more."""
+        client = self._client
+        call = client.session.WatchEvents(session_pb2.WatchEventsRequest(session=self.ref), metadata=client.metadata)
+        try:
+            async for answer in call:
+                changed = answer.event.state_changed
+                await self._enter(state_of(changed.state), changed.reason)
+        except grpc.aio.AioRpcError as failed:
+            error = from_rpc_error(failed, client.address)
+            if isinstance(error, SessionNotFoundError):
+                await self._enter(ConnectionState.CLOSED, str(error))
+            else:
+                self._error = error
+                await self._enter(ConnectionState.DEAD, str(error))
+        finally:
+            call.cancel()
+
+    async def _enter(self, state: ConnectionState, reason: str) -> None:
+        if state is self._state:
+            return  # the first answer of a stream says where it begins
+        if state in _FINAL and self._error is None:
+            await self._is_over()  # the reason is there before the event is
+        self._move(StateChanged(self._state, state, reason or str(self._error or "the session is over")))
+
+    async def _is_over(self) -> bool:
+        request = session_pb2.GetRequest(session=self.ref)
+        try:
+            session = (await self._client.call(self._client.session.Get, request)).session
+        except PhantomError:
+            return True
+        self._learn(session)
+        return state_of(session.state) in _FINAL
+
+    async def _reason(self, error: PhantomError) -> PhantomError:
+        """The error for the caller, once the state says so too."""
+        if await self._is_over():
+            await asyncio.wait([self._watching])
+        if isinstance(error, SessionNotFoundError):
+            return self._error or ConnectionClosedError("the session is closed: this side closed it")
+        return error
+
+
+class SidecarConnecting(Connecting):
+    """A connect through the sidecar that has not begun: ``await`` it for the session, or ``async with`` it."""
+
+    __slots__ = ("_client", "_request")
+
+    def __init__(
+        self, client: SidecarClient, request: session_pb2.ConnectRequest, config: PhantomConfig, timeout: float | None
+    ) -> None:
+        """For :meth:`SidecarClient.connect`."""
+        self._client = client
+        self._request = request
+        self._config = config
+        self._session: PhantomSession | None = None
+        self._timeout = limits.CONNECT_TIMEOUT if timeout is None else timeout
+
+    def __await__(self) -> Generator[None, None, SidecarSession]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> SidecarSession:
+        self._session = session = await self._connect()
+        return session
+
+    async def _connect(self) -> SidecarSession:
+        client, request = self._client, self._request
+        request.lease_id = client.lease_id
+        request.timeout.CopyFrom(duration(self._timeout))
+        reply = await client.call(client.session.Connect, request, self._timeout + _MARGIN)
+        return SidecarSession(client, reply.session, self._config)
+
+
+@asynccontextmanager
+async def time_limit(timeout: float | None, what: str) -> AsyncGenerator[None, None]:
+    """Ends the block after ``timeout`` seconds with PhantomTimeoutError saying ``what`` did not happen."""
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise  # one of the sidecar's own
+        raise PhantomTimeoutError(f"{what} within {timeout:g} s") from None
