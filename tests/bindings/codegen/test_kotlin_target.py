@@ -1,4 +1,4 @@
-"""Kotlin: golden files, names that clash, a surface without gRPC; compiled and used where Maven has what it needs."""
+"""Kotlin: golden files, names that clash, a surface without gRPC; compiled and used if PHANTOM_TEST_KOTLIN says so."""
 
 from __future__ import annotations
 

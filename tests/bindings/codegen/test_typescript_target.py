@@ -74,18 +74,21 @@ def test_every_comment_of_the_definition_is_there() -> None:
             assert " ".join(element.comment.split()) in text, element
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("package", [toy, real], ids=["toy", "real"])
 def test_compiles_with_every_strict_option(package, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     toolchains.tsc(written(tmp_path / "source", package()), tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_messages_that_contain_themselves_and_no_times_compile(tmp_path: Path) -> None:
     text = HEAD % "" + "message Request { Request next = 1; oneof value { Request tag = 3; uint32 text = 4; } }"
     toolchains.tsc(written(tmp_path / "source", package_of(tmp_path, text)), tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_types_redaction_and_services(tmp_path: Path) -> None:
     source = written(tmp_path / "source", toy())
