@@ -91,13 +91,13 @@ async def test_writers_that_have_room_waited_for_the_window_of_the_peer(server_k
     while driver.conn.has_room:
         await pair.client.send(bytes(100_000))
         await turns(1)
-    writers = [asyncio.ensure_future(pair.client.send(b"%d" % number)) for number in range(3)]
+    writers = [asyncio.ensure_future(pair.client.send(b"%d" % number)) for number in range(100)]
     await turns()
     assert not any(writer.done() for writer in writers)
     while driver.conn.queued > limits.SEND_BUFFER_CAP - limits.SEND_BATCH:
         await pair.server.recv(PATIENCE)
         await turns()
-    await turns()
+    await turns(len(writers))
     assert driver.conn.queued, "and nobody reads any more"
     assert all(writer.done() for writer in writers)
     pair.client_leg.cut()
