@@ -26,6 +26,7 @@ class LoopThread:
         self._ended = False
         self._calls: set[_Call[Any]] = set()
         started = threading.Event()
+        # Not uvloop's: libuv ends the process when one of its descriptors lies below 3, as in programs without streams.
         self.loop = asyncio.new_event_loop()
         # What a callback raises is logged, and nobody listens; sessions end by errors of their own.
         self.loop.call_soon(started.set)
