@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from phantom.sidecar._generated.v1 import sidecar_pb2
+from phantom.sidecar._generated.v1 import session_pb2, sidecar_pb2
 from phantom.sidecar.client import SidecarClient
 from tests.conformance.drivers import Driver, Program, Setting, itself
 from tests.conformance.drivers.python import Python
-from tests.conformance.serving import NotOffered, serve
+from tests.conformance.serving import serve
 
 _START = 20.0  # s
 _STOP = 10.0  # s
@@ -49,7 +49,7 @@ DRIVER = Driver("sidecar", "Python (sidecar)", prepare)
 
 
 class Sidecar(Python):
-    """The same commands over the client of the sidecar."""
+    """The same commands: a client has the names of ``phantom``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,66 +68,24 @@ class Sidecar(Python):
             await super().close()
             await self._client.close()
 
-    async def session_info(self, session: Any) -> dict[str, Any]:
-        now = await session.get()
-        return {
-            "id": now.id,
-            "peer_addr": now.peer_addr,
-            "peer_identity": now.peer_identity.key.hex(),
-            "queued": now.queued,
-            "version": now.negotiated.version,
-            "suite": int(now.negotiated.suite),
-            "receive_suite": int(now.negotiated.receive_suite),
-            "leg": {1: "tcp"}.get(now.negotiated.leg, "?"),
-            "epoch": now.negotiated.epoch,
-            "handshake_us": now.handshake.duration.ToMicroseconds(),
-            "handshake_bytes_sent": now.handshake.bytes_sent,
-            "handshake_bytes_received": now.handshake.bytes_received,
-            "handshake_retries": now.handshake.retries,
-        }
-
-    async def do_state(self, session: str) -> dict[str, Any]:
-        now = await self._get(session).get()
-        return {"state": now.state - 1, "last_error": now.last_error.code}  # the wire's 0 is "unspecified"
-
-    async def do_ready(self, session: str) -> dict[str, Any]:
-        raise NotOffered("the state says it")
-
-    async def metrics(self, thing: Any) -> dict[str, int]:
-        message = await thing.metrics()
-        counts = {
-            each.name: getattr(message, each.name) for each in message.DESCRIPTOR.fields if each.message_type is None
-        }
-        return {**counts, "uptime_ms": message.uptime.ToMilliseconds()}
-
-    async def make_key(self) -> tuple[Any, bytes, str]:
-        key = await (await self.client()).generate_signing_key()
-        return key, key.verifying_key, key.fingerprint
-
-    async def seed_key(self, seed: bytes) -> tuple[Any, bytes, str]:
-        key = await (await self.client()).import_signing_key(seed)
-        return key, key.verifying_key, key.fingerprint
-
     async def bind(self, addresses: list[str], **named: Any) -> Any:
         return await (await self.client()).listen(*addresses, **named)
 
     async def dial(self, target: str, pin: Any, **named: Any) -> Any:
         return await (await self.client()).connect(target, pin, **named)
 
-    async def verifying_key(self, listener: Any) -> bytes:
-        return listener.verifying_key
+    async def session_info(self, session: Any) -> dict[str, Any]:
+        await session.refresh()
+        return await super().session_info(session)
 
-    async def flush(self, session: Any, limit: float) -> int:
-        return await session.flush(limit)
+    async def metrics(self, thing: Any) -> dict[str, int]:
+        await thing.refresh()
+        return await super().metrics(thing)
 
-    async def do_check_key(self, key_hex: str) -> dict[str, Any]:
-        raise NotOffered("the sidecar checks no keys")
-
-    async def do_shutting_down(self, listener: str) -> dict[str, Any]:
-        raise NotOffered("the sidecar does not tell")
-
-    async def do_drain(self, listener: str, timeout_ms: int) -> None:
-        raise NotOffered("no such call")
+    async def do_shutdown(self, listener: str) -> None:
+        there = self._get(listener)
+        there.shutdown()
+        await there.__aexit__(None, None, None)  # which waits until the sidecar has heard of it
 
     async def do_contract(self, version: int) -> None:
         client = await self.client()
@@ -142,9 +100,8 @@ class Sidecar(Python):
                 pass
 
     async def do_stale(self, session: str) -> None:
-        there = self._get(session)
-        there.ref.handle += 1 << 20
-        await there.get()
+        client, there = await self.client(), session_pb2.SessionRef(handle=self._get(session).ref.handle + (1 << 20))
+        await client.call(client.session.Get, session_pb2.GetRequest(session=there))
 
     async def do_hello(self) -> dict[str, Any]:
         return {"version": (await self.client()).info.package_version}
