@@ -17,7 +17,6 @@ import grpc.aio
 from phantom.errors import ConnectionClosedError, PhantomError
 from phantom.limits import ITEM_OVERHEAD, SIDECAR_CHUNK, SIDECAR_CHUNK_MIN, SIDECAR_WINDOW
 from phantom.sidecar._generated.v1.session_pb2 import (
-    Chunk,
     ClientFrame,
     Credit,
     ExchangeOpen,
@@ -134,8 +133,8 @@ class SidecarExchange:
             async for response in self._call:
                 frame = response.frame
                 if frame.HasField("chunk"):
-                    parts.append(frame.chunk.data)
-                    cost = len(frame.chunk.data) + ITEM_OVERHEAD
+                    parts.append(frame.chunk.data)  # protobuf copies at each look
+                    cost = len(parts[-1]) + ITEM_OVERHEAD
                     if frame.chunk.more:
                         self._owed += cost
                     else:
@@ -176,10 +175,13 @@ class SidecarExchange:
                     size = min(rest, SIDECAR_CHUNK, self._credit - ITEM_OVERHEAD)
                     self._credit -= size + ITEM_OVERHEAD
                     message = self._outgoing[0]
-                    chunk = Chunk(data=message if size == len(message) else message[at : at + size], more=size < rest)
-                    await self._call.write(ExchangeRequest(frame=ClientFrame(chunk=chunk)))
+                    request = ExchangeRequest()
+                    chunk = request.frame.chunk  # in place: protobuf copies a message that is put into another
+                    chunk.data = message if size == len(message) else message[at : at + size]
+                    chunk.more = size < rest
+                    await self._call.write(request)
                     at += size
-                    if not chunk.more:
+                    if size == rest:
                         at = 0
                         self._outgoing_bytes -= len(self._outgoing.popleft()) + ITEM_OVERHEAD
                         await self._notify()

@@ -13,14 +13,7 @@ from typing import Any
 
 from phantom.errors import ValidationError
 from phantom.limits import ITEM_OVERHEAD, SIDECAR_CHUNK, SIDECAR_CHUNK_MIN, SIDECAR_MESSAGE_CAP, SIDECAR_WINDOW
-from phantom.sidecar._generated.v1.session_pb2 import (
-    Chunk,
-    Credit,
-    ExchangeOpen,
-    ExchangeRequest,
-    ExchangeResponse,
-    ServerFrame,
-)
+from phantom.sidecar._generated.v1.session_pb2 import ExchangeOpen, ExchangeRequest, ExchangeResponse
 from phantom.sidecar.handles import SessionHandle
 
 __all__ = ["Exchange"]
@@ -47,7 +40,7 @@ class Exchange:
         self._credit = opening.window or SIDECAR_WINDOW  # bytes of chunks that this side may send
         self._credited = asyncio.Event()
         self._allowed = SIDECAR_WINDOW  # bytes of chunks that the client may send
-        self._arrived: asyncio.Queue[Chunk | None] = asyncio.Queue()  # None: a credit is due
+        self._arrived: asyncio.Queue[tuple[bytes, bool] | None] = asyncio.Queue()  # None: a credit is due
         self._asked = self._ended = False
 
     async def run(self, requests: AsyncIterator[ExchangeRequest]) -> None:
@@ -69,13 +62,13 @@ class Exchange:
         async for request in requests:
             kind = request.frame.WhichOneof("frame")
             if kind == "chunk":
-                chunk = request.frame.chunk
-                self._allowed -= len(chunk.data) + ITEM_OVERHEAD
-                if self._allowed < 0 or len(chunk.data) > SIDECAR_MESSAGE_CAP:
+                data, more = request.frame.chunk.data, request.frame.chunk.more  # protobuf copies at each look
+                self._allowed -= len(data) + ITEM_OVERHEAD
+                if self._allowed < 0 or len(data) > SIDECAR_MESSAGE_CAP:
                     raise ValidationError("a chunk exceeds the credit that was granted, or 1 MiB")
-                if chunk.more and not chunk.data:
+                if more and not data:
                     raise ValidationError("a chunk that is not the last of its message is empty")
-                self._arrived.put_nowait(chunk)
+                self._arrived.put_nowait((data, more))
             elif kind == "credit":
                 credit = request.frame.credit
                 self._credit += credit.bytes
@@ -105,12 +98,12 @@ class Exchange:
                 if self._ended and self._arrived.empty():
                     return
                 continue
-            data = chunk.data
+            data, more = chunk
             size += len(data)
             if size > self._handle.max_message:
                 raise ValidationError(f"a message has more than {self._handle.max_message} bytes")
             parts.append(data)
-            if not chunk.more:
+            if not more:
                 await self._handle.session.send(b"".join(parts) if len(parts) > 1 else data)
                 parts.clear()
                 size = 0
@@ -122,7 +115,10 @@ class Exchange:
 
     async def _grant(self, size: int, taken: int) -> None:
         self._allowed += size
-        await self._write(ServerFrame(credit=Credit(bytes=size, ack=taken)))
+        response = ExchangeResponse()
+        response.frame.credit.bytes = size
+        response.frame.credit.ack = taken
+        await self._write(response)
 
     async def _deliver(self) -> None:
         """Cuts messages of the session into chunks, as credit allows."""
@@ -142,12 +138,17 @@ class Exchange:
                 data = message if size == len(message) else message[at : at + size]
                 at += size
                 more = at < len(message)
-                await self._write(ServerFrame(chunk=Chunk(data=data, more=more, seq=after)))
+                response = ExchangeResponse()
+                chunk = response.frame.chunk  # in place: protobuf copies a message that is put into another
+                chunk.data = data
+                chunk.more = more
+                chunk.seq = after
+                await self._write(response)
                 if not more:
                     break
 
-    async def _write(self, frame: ServerFrame) -> None:
+    async def _write(self, response: ExchangeResponse) -> None:
         async with self._writing:
             self.whole = False
-            await self._write_frame(ExchangeResponse(frame=frame))
+            await self._write_frame(response)
             self.whole = True
