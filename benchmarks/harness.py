@@ -65,14 +65,15 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """For the JSON file."""
-        medians = {name: statistics.median(values) for name, values in self.values.items() if values}
+        medians = {name: _rounded(statistics.median(values)) for name, values in self.values.items() if values}
+        spreads = {name: self.spread(name) for name in medians}
         return {
             "group": self.group,
             "case": self.case,
             "name": self.name,
             "median": medians,
-            "spread": {name: self.spread(name) for name in medians},
-            "rounds": self.values,
+            "spread": {name: None if spread is None else _rounded(spread) for name, spread in spreads.items()},
+            "rounds": {name: [_rounded(value) for value in values] for name, values in self.values.items()},
             "skipped": self.skipped,
         }
 
@@ -91,6 +92,11 @@ class Contestant:
     client: str
     arguments: dict[str, Any] = field(default_factory=dict)
     skipped: str = ""
+
+
+def _rounded(value: float) -> float:
+    """Four significant digits: more would be noise."""
+    return float(f"{value:.4g}")
 
 
 # --- clocks -----------------------------------------------------------------------------------------------------------
