@@ -205,20 +205,25 @@ __attribute__((format(printf, 1, 2))) static int phantom_rt_failed(const char *f
 
 /* Why Python raised, as one line. */
 static int phantom_rt_raised(const char *what) {
-    PyObject *type, *value, *trace, *text = NULL;
+    PyObject *value, *text = NULL;
     const char *words = NULL;
+#if PY_VERSION_HEX >= 0x030C0000
+    value = PyErr_GetRaisedException();
+#else
+    PyObject *type, *trace;
     PyErr_Fetch(&type, &value, &trace);
     PyErr_NormalizeException(&type, &value, &trace);
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+#endif
     if (value != NULL && (text = PyObject_Str(value)) != NULL) {
         words = PyUnicode_AsUTF8(text);
     }
-    phantom_rt_failed("%s: %s: %s", what, type != NULL ? ((PyTypeObject *)type)->tp_name : "no exception",
+    phantom_rt_failed("%s: %s: %s", what, value != NULL ? Py_TYPE(value)->tp_name : "no exception",
                       words != NULL ? words : "");
     PyErr_Clear();
     Py_XDECREF(text);
-    Py_XDECREF(type);
     Py_XDECREF(value);
-    Py_XDECREF(trace);
     return -1;
 }
 

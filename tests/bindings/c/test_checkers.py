@@ -37,6 +37,9 @@ def test_address_and_undefined_behaviour_sanitizers(compiled: Compile) -> None:
 
 @pytest.mark.timeout(120)
 def test_thread_sanitizer(compiled: Compile) -> None:
-    done = run(compiled("consumer.c", "-fsanitize=thread"), "all")
+    program = compiled("consumer.c", "-fsanitize=thread")
+    done = run(program, "all")
+    if "unexpected memory mapping" in done.stderr:  # older sanitizers and kernels that spread addresses widely
+        done = run(needs("setarch"), "-R", program, "all")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
