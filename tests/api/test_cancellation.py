@@ -308,6 +308,7 @@ async def test_send_before_readiness_queues_all_or_nothing(server_key: phantom.H
             break
 
 
+@pytest.mark.slow
 async def test_flush_queue_is_only_a_wait(server_key: phantom.HybridSigningKey, way: str) -> None:
     pair = await _pair(server_key)
     for at in _steps(way):

@@ -410,7 +410,7 @@ async def test_a_bulk_transfer_through_a_relay_that_flips_now_and_then(
 BEFORE = ["connected", "in the prefix", "after the prefix", "in the hello"]
 UNCONFIRMED = ["after the hello", "in the reply", "after the reply", "in the first packet"]
 ESTABLISHED = ["after the first packet", "in a packet", "after a message"]
-ACTIONS = ["stalls", "half-closes", "closes", "resets", "floods"]
+ACTIONS = [pytest.param("stalls", marks=pytest.mark.slow), "half-closes", "closes", "resets", "floods"]
 
 
 async def _reach(step: str, peer: Peer, listener: phantom.PhantomListener) -> None:
