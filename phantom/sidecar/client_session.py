@@ -152,23 +152,38 @@ class SidecarSession(PhantomSession):
     async def send(self, data: BytesLike, timeout: float | None = None) -> None:
         """Queues one message (0 B to 16 MiB) whole; one over 1 MiB is sent in chunks.
 
-        Errors as those of :meth:`PhantomSession.send`. A call that is cancelled or out of time may have sent its
-        message or not.
+        Errors as those of :meth:`PhantomSession.send`. A call that is out of time has nothing queued that will still
+        be sent, unless the sidecar took the message at that very moment; one that is cancelled may have sent it or not.
         """
         payload = data if type(data) is bytes else self._own(data)
         most = max(limits.MAX_MESSAGE, self._config.max_message)
         if len(payload) > most:
             raise ValidationError(f"the message has {len(payload)} bytes; the limit is {most}")
-        async with time_limit(timeout, "the sidecar did not confirm the message"), self._sending:
-            try:
-                if len(payload) > SIDECAR_MESSAGE_CAP:
-                    async with self.exchange(send_only=True) as exchange:
-                        await exchange.send(payload)
-                else:
-                    request = session_pb2.SendRequest(session=self.ref, data=payload)
-                    self._queued = (await self._client.call(self._client.session.Send, request)).queued
-            except PhantomError as error:
-                raise await self._reason(error) from None
+        try:
+            async with time_limit(timeout, "the sidecar did not confirm the message"), self._sending:
+                await self._send(payload)
+        except PhantomTimeoutError:
+            await self._overtaken()
+            raise
+
+    async def _send(self, payload: bytes) -> None:
+        try:
+            if len(payload) > SIDECAR_MESSAGE_CAP:
+                async with self.exchange(send_only=True) as exchange:
+                    await exchange.send(payload)
+            else:
+                request = session_pb2.SendRequest(session=self.ref, data=payload)
+                self._queued = (await self._client.call(self._client.session.Send, request)).queued
+        except PhantomError as error:
+            raise await self._reason(error) from None
+
+    async def _overtaken(self) -> None:
+        """Returns when the sidecar has heard of what was cancelled before: from then on it no longer tries to send."""
+        request = session_pb2.GetRequest(session=self.ref)
+        try:
+            await self._client.call(self._client.session.Get, request, _MARGIN)
+        except PhantomError:
+            return  # nobody is there to send anything
 
     async def recv(self, timeout: float | None = None) -> bytes:
         """The next message, exactly as it was sent; one over 1 MiB is received in chunks.

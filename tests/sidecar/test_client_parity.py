@@ -171,6 +171,21 @@ async def test_timeouts(api_of: Open) -> None:
         await session.disconnect()
 
 
+async def test_send_that_found_no_room_in_time_is_never_sent(api_of: Open) -> None:
+    async with api_of() as api, pair(api) as (session, theirs, _):
+        filled = 0
+        with pytest.raises(PhantomTimeoutError):  # the peer reads nothing
+            while True:
+                await session.send(bytes(1 << 20), 0.3)
+                filled += 1
+        with pytest.raises(PhantomTimeoutError):
+            await session.send(b"refused", 0.05)
+        got = [len(await theirs.recv(20.0)) for _ in range(filled)]  # which makes room at once
+        await session.send(b"after")
+        assert (set(got), await theirs.recv(20.0)) == ({1 << 20}, b"after")
+        await session.disconnect()
+
+
 async def test_cancellation_loses_nothing(api_of: Open) -> None:
     async with api_of() as api, pair(api) as (session, theirs, listener):
         accepting, receiving = asyncio.create_task(listener.accept()), asyncio.create_task(session.recv())
@@ -326,6 +341,15 @@ def test_functions_have_the_same_names_and_signatures(side: type) -> None:
     assert len(functions) == 5
     for name in functions:
         assert parameters(getattr(side, name)) == parameters(getattr(phantom, name)), name
+
+
+async def test_send_out_of_time_when_the_client_was_closed(start: Start) -> None:
+    async with start() as running, SidecarClient(running.ready.address) as client, pair(client) as (session, *_):
+        with pytest.raises(PhantomTimeoutError):
+            await session.send(b"x", 0.0)
+        await client.close()
+        with pytest.raises(PhantomTimeoutError):
+            await session.send(b"x", 0.0)
 
 
 async def test_what_cannot_be_elsewhere_says_so(start: Start) -> None:
