@@ -220,6 +220,8 @@ class PhantomListener:
         while self._accepted:
             session = self._accepted.popleft().session
             self._runtime.spawn(_discard(session), "phantom-close-unaccepted")
+            if session._leg is not None:
+                self._lingering.append(session._leg)
         self._acceptors.wake_all()
         self._gate.close()
 

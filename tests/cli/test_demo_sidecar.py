@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import psutil
@@ -212,9 +213,8 @@ class TestWhatDoesNotFit:
     async def test_another_peer_than_the_pinned_one(self, story: Story) -> None:
         class Client:
             async def connect(self, *_: object, **__: object) -> Any:
-                from phantom.sidecar._generated.v1 import session_pb2
-
-                return type("Session", (), {"info": session_pb2.Session()})
+                negotiated = SimpleNamespace(suite=SimpleNamespace(label="aes-256-gcm"))
+                return SimpleNamespace(handshake=None, negotiated=negotiated, peer_identity=lambda: None)
 
         with pytest.raises(errors.InternalError, match="another peer"):
             await demo_sidecar._connect(story, Client(), "url", "phantom1:x")  # type: ignore[arg-type]
