@@ -46,9 +46,9 @@ from tests.security.hostile import (
     swallowing,
 )
 
-SHORT = 0.2  # s, handshake timeouts of tests that wait for one
+SHORT = 0.5  # s, handshake timeouts of tests that wait for one; honest handshakes keep it on a busy machine
 PATIENT = PhantomConfig(handshake_timeout=5.0)
-HASTY = PhantomConfig(handshake_timeout=SHORT, keepalive_interval=1.0, silence_floor=0.1)
+HASTY = PhantomConfig(handshake_timeout=SHORT, keepalive_interval=1.0, silence_floor=0.3)
 
 
 @dataclass
@@ -463,7 +463,7 @@ async def _act(action: str, peer: Peer, rng: random.Random) -> None:
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("steps", [BEFORE, UNCONFIRMED, ESTABLISHED], ids=["before", "unconfirmed", "established"])
 async def test_a_client_that_misbehaves_at_any_step(server_key: Any, steps: list[str], action: str, seed: int) -> None:
-    async with besieged(server_key, HASTY) as siege:
+    async with besieged(server_key, HASTY if action == "stalls" else PATIENT) as siege:
 
         async def attack(number: int, step: str) -> None:
             async with hostile_client(siege.listener) as peer:
@@ -564,7 +564,7 @@ async def test_many_silent_and_half_hellos_hold_little_and_end_in_time(server_ke
 
 
 async def test_a_hello_sent_again_makes_another_session_and_helps_nobody(server_key: Any) -> None:
-    async with besieged(server_key, HASTY) as siege:
+    async with besieged(server_key) as siege:
         hello = first_hello(siege.listener)
         ids = set()
         for _ in range(3):
@@ -966,7 +966,7 @@ def _attempt(rng: random.Random, genuine: bytes) -> bytes:
 
 @pytest.mark.parametrize("cookie", ["auto", "always"])
 async def test_random_frames_before_the_handshake(server_key: Any, rng: random.Random, cookie: str) -> None:
-    config = PhantomConfig(cookie=cookie, handshake_timeout=SHORT, max_inflight_per_source=64)
+    config = PhantomConfig(cookie=cookie, max_inflight_per_source=64)
     async with besieged(server_key, config) as siege:
 
         async def attack(frame: bytes) -> None:
@@ -1054,7 +1054,7 @@ async def test_random_frames_after_a_close(server_key: Any, rng: random.Random) 
 
 @pytest.mark.parametrize("established", [False, True])
 async def test_random_bytes_without_any_framing(server_key: Any, rng: random.Random, established: bool) -> None:
-    async with besieged(server_key, HASTY) as siege:
+    async with besieged(server_key) as siege:
 
         async def attack(data: bytes) -> None:
             async with hostile_client(siege.listener) as peer:
