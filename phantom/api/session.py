@@ -96,9 +96,9 @@ class PhantomSession:
         self._state = ConnectionState.CONNECTING
         self._error: PhantomError | None = None
         self._ready = WaitQueue(runtime)
-        self._early: deque[bytes] = deque()  # messages sent before establishment (§7.6)
+        self._early: list[bytes] = []  # messages sent before establishment (§7.6)
         self._early_bytes = 0
-        self._streams: WeakSet[_EventStream] = WeakSet()
+        self._streams: WeakSet[_EventStream] | None = None
         self._connecting: Callable[[], None] | None = None  # aborts the handshake
         self._on_end: Callable[[PhantomSession], None] | None = None
         self._started = runtime.monotonic()
@@ -313,6 +313,8 @@ class PhantomSession:
         Every call gives an iterator of its own; at most 256 events wait unread in each, then the oldest is dropped.
         """
         stream = _EventStream(self)
+        if self._streams is None:
+            self._streams = WeakSet()
         self._streams.add(stream)
         return stream
 
@@ -382,8 +384,10 @@ class PhantomSession:
         driver = driver_of(self._changed)
         self._driver = driver
         self._move(StateChanged(self._state, ConnectionState.CONNECTED, "the handshake is complete"))
-        while self._early:
-            driver.conn.send_message(self._early.popleft())
+        self._connecting = None  # the handshake, its keys and its frames go
+        for message in self._early:
+            driver.conn.send_message(message)
+        self._early = []
         self._early_bytes = 0
         driver.start()
         self._ready.wake_all()
@@ -455,7 +459,7 @@ class PhantomSession:
 
     def _move(self, event: StateChanged) -> None:
         self._state = event.new
-        for stream in self._streams:
+        for stream in self._streams or ():
             stream._push(event)
 
     def _end(self) -> None:

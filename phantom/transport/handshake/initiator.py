@@ -357,7 +357,8 @@ class Initiator:
                     shared_secret=shared_secret,
                     resumption_secret=resumption_secret(shared_secret),
                     transcript_hash=signed,
-                    peer_key=peer_key,
+                    # anew: what verifying has parsed and kept in the other one takes 9 KiB of every session
+                    peer_key=HybridVerifyingKey.from_bytes(flat_key, self._provider),
                     early_data_accepted=reply.early_data_accepted,
                     retries=self._sent_hellos - 1,
                     client_nonce=hello.nonce,
