@@ -14,6 +14,7 @@ from phantom.errors import FrameTooLargeError, PhantomError
 from phantom.runtime.base import Runtime, Timer
 from phantom.transport.legs.base import Leg
 from phantom.transport.session.connection import Connection
+from phantom.transport.session.states import Phase
 
 __all__ = ["SessionDriver"]
 
@@ -71,10 +72,18 @@ class SessionDriver:
 
     # --- for the API --------------------------------------------------------------------------------------------------
 
-    @property
-    def must_wait(self) -> bool:
-        """True while a writer has to wait for room, its turn, or the loop."""
-        return self.conn.queued > limits.SEND_BUFFER_CAP or self._since_yield >= _FAIR_BYTES or bool(self.writers)
+    def send(self, data: bytes) -> bool:
+        """Queues one message at once; False if the writer has to wait first, or to be told that it cannot write."""
+        conn = self.conn
+        if (
+            conn.queued > limits.SEND_BUFFER_CAP
+            or self._since_yield >= _FAIR_BYTES
+            or conn.phase is not Phase.ESTABLISHED
+            or self.writers
+        ):
+            return False
+        self.queue(data)
+        return True
 
     async def room(self, deadline: Deadline) -> None:
         """Waits until the send buffer takes another message; raises what a write would."""
@@ -89,7 +98,7 @@ class SessionDriver:
             if conn.has_room:
                 break
 
-    def send(self, data: bytes) -> None:
+    def queue(self, data: bytes) -> None:
         """Queues one message and lets it leave: at once, with its batch, or at the end of this turn."""
         conn = self.conn
         conn.send_message(data)

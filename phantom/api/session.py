@@ -230,11 +230,9 @@ class PhantomSession:
             driver = await self._send_slow(payload, timeout)
             if driver is None:
                 return
-        if driver.must_wait:
+        if not driver.send(payload):
             await driver.room(Deadline(self._runtime, timeout))
-        else:
-            driver.conn.check_sendable()
-        driver.send(payload)
+            driver.queue(payload)
 
     async def recv(self, timeout: float | None = None) -> bytes:
         """The next message, exactly as it was sent.
