@@ -41,6 +41,7 @@ class SessionDriver:
         "confirmed",
         "messages",
         "over",
+        "posted",
         "readers",
         "writers",
     )
@@ -56,6 +57,7 @@ class SessionDriver:
         self.acknowledged = WaitQueue(runtime)
         self.confirmed = WaitQueue(runtime)
         self.over = WaitQueue(runtime)
+        self.posted: Callable[[], None] | None = None  # brings in what other threads have posted
         self._gathering = False
         self._scheduled = False
         self._since_yield = 0
@@ -126,6 +128,8 @@ class SessionDriver:
 
     def close(self, code: int, timeout: float | None) -> None:
         """Begins an orderly close."""
+        if self.posted is not None:
+            self.posted()
         self._now = self._runtime.monotonic()
         self.conn.close(code, self._now, timeout)
         self._drop_timer()  # the new deadline may be the next one

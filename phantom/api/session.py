@@ -390,11 +390,14 @@ class PhantomSession:
         driver.start()
         self._ready.wake_all()
 
-    def _put_back(self, message: bytes) -> None:
-        """A message that was taken for a caller who is gone is the next one again."""
-        if self._driver is not None:
-            self._driver.messages.appendleft(message)
-            self._driver.readers.wake(1)
+    async def _recv_into(self, inbox: deque[bytes], timeout: float | None) -> None:
+        """Waits for a message and moves it, with all others that are there, into ``inbox`` (blocking callers)."""
+        inbox.append(await self.recv(timeout))
+        driver = self._driver
+        if driver is not None and not driver.readers:
+            driver.conn.stats.messages_recv += len(driver.messages)
+            inbox.extend(driver.messages)
+            driver.messages.clear()
 
     def _abandon(self) -> None:
         """The caller of connect is gone: what the handshake made must not live on unowned."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from phantom.api import connecting, listener
 from phantom.api import session as aio
 from phantom.api.blocking.loop_thread import run
+from phantom.api.blocking.mailbox import Mailbox
 from phantom.errors import ConnectionClosedError
 
 if TYPE_CHECKING:
@@ -50,11 +51,12 @@ class PhantomSession:
     Leaving ``with`` closes it and raises if something was not acknowledged.
     """
 
-    __slots__ = ("_session",)
+    __slots__ = ("_mailbox", "_session")
 
     def __init__(self, session: aio.PhantomSession) -> None:
         """For the library: sessions come from :func:`connect` and ``accept``."""
         self._session = session
+        self._mailbox = Mailbox(session)
 
     @property
     def id(self) -> str:
@@ -115,11 +117,13 @@ class PhantomSession:
 
     def send(self, data: BytesLike, timeout: float | None) -> None:
         """Queues one message; waits while more than 4 MiB are queued."""
-        run(self._session.send(data, timeout))
+        message = data if type(data) is bytes else self._session._own(data)
+        if not self._mailbox.post(message):
+            run(self._session.send(message, timeout))
 
     def recv(self, timeout: float | None) -> bytes:
         """The next message."""
-        return run(self._session.recv(timeout), self._session._put_back)
+        return self._mailbox.take(timeout)
 
     def flush_queue(self, timeout: float | None) -> int:
         """Waits until everything queued so far is acknowledged; the number of bytes it waited for."""

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from phantom.errors import RuntimeInitError
 
-__all__ = ["run"]
+__all__ = ["call_soon", "run"]
 
 T = TypeVar("T")
 
@@ -69,6 +69,11 @@ _thread = _LoopThread()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_thread.forget)
+
+
+def call_soon(callback: Callable[[], None]) -> None:
+    """Runs ``callback`` on the loop thread, soon and in order with other calls. Thread safe."""
+    _thread.loop().call_soon_threadsafe(callback)
 
 
 def run(coroutine: Coroutine[Any, Any, T], undo: Callable[[T], None] | None = None) -> T:
