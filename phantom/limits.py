@@ -135,6 +135,7 @@ MAX_SHAPED_WIRE_PIPE: Final = 65536
 
 # --- session life ---------------------------------------------------------------------------------------------------
 KEEPALIVE_INTERVAL: Final = 15.0  # s
+REST_AFTER: Final = 1.0  # s of silence, then an idle session lets go of its cipher objects (local)
 SILENCE_FLOOR_PIPE_ONLY_PATH: Final = 30.0  # s
 WRITE_STALL_TIMEOUT: Final = 30.0  # s
 CLOSE_COPIES: Final = 3

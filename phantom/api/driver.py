@@ -238,7 +238,9 @@ class SessionDriver:
         sets is closer than MAX_ACK_DELAY, so an earlier timer will ask for it in time."""
         if self._timer is not None and self._timer_at <= self._now + limits.MAX_ACK_DELAY:
             return
-        due = self.conn.next_timer()
+        due, rest = self.conn.next_timer(), self.conn.rest_at()
+        if rest is not None and (due is None or rest < due):
+            due = rest
         if due is None or (self._timer is not None and self._timer_at <= due):
             return
         if self._timer is not None:

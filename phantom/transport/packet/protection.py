@@ -25,6 +25,7 @@ from phantom.errors import (
     CipherSuiteUnavailableError,
     ConnectionClosedError,
     EpochExhaustedError,
+    InternalError,
     NonceExhaustedError,
     StreamError,
     StreamLimitError,
@@ -142,6 +143,13 @@ class PacketProtection(Protocol):
     def expire(self, now: float) -> None:
         """Forget what has outlived its grace period."""
 
+    @property
+    def resting(self) -> bool:
+        """What :meth:`rest` can drop is gone."""
+
+    def rest(self) -> None:
+        """The session is idle: drop what the next packet can make anew."""
+
     def close(self) -> None:
         """Overwrite secrets, drop keys."""
 
@@ -204,15 +212,19 @@ class _Keys:
         keys.wipe()
         return encrypt, prefix
 
+    def opener(self, secret: bytearray, suite: CipherSuite) -> tuple[_Operation, int]:
+        keys = traffic_keys(secret, suite)
+        key = keys.recv if self._initiator else keys.send
+        decrypt: _Operation = new_aead(suite, key, self._provider).decrypt_into
+        prefix = int.from_bytes(keys.prefix, "big")
+        keys.wipe()
+        return decrypt, prefix
+
     def receiver(self, secret: bytearray, epoch: int, locked: CipherSuite | None) -> _ReceiveState:
         trials: dict[CipherSuite, _Operation] = {}
         prefix = 0
         for suite in self.trial_order if locked is None else (locked,):
-            keys = traffic_keys(secret, suite)
-            key = keys.recv if self._initiator else keys.send
-            trials[suite] = new_aead(suite, key, self._provider).decrypt_into
-            prefix = int.from_bytes(keys.prefix, "big")
-            keys.wipe()
+            trials[suite], prefix = self.opener(secret, suite)
         windows = ReplayWindows(self._limits.max_replay_streams, self._limits.max_replay_windows)
         state = _ReceiveState(epoch, prefix, trials, windows)
         if locked is not None:
@@ -480,6 +492,9 @@ class ProtectionV2(_Protection):
         if self._closed:
             raise ConnectionClosedError
         limits = self._limits
+        if self._encrypt is _resting:
+            self._encrypt, self._send_prefix = self._keys.sender(self._secret)
+            self._byte_check = limits.soft_bytes
         if self._seals >= limits.max_invocations:
             raise NonceExhaustedError
         pair = stream_id << 8 | path_id
@@ -562,6 +577,7 @@ class ProtectionV2(_Protection):
         self.expire(now)
         epoch = packet.epoch
         candidate: bytearray | None = None
+        self._wake_receiver()
         if epoch == self.epoch:
             state = self._receiving
         elif epoch > self.epoch:
@@ -644,6 +660,29 @@ class ProtectionV2(_Protection):
             self._grace_end = None
             self._transition = self._rekey_bit != 0
 
+    @property
+    def resting(self) -> bool:
+        """The cipher objects are gone until the next packet."""
+        return self._encrypt is _resting and self._receiving.decrypt is _resting
+
+    def rest(self) -> None:
+        """The session is idle: drop the cipher objects, 5 KiB of it, until the next packet needs one.
+
+        Making one anew takes microseconds. Does nothing before suite lock-in and during a rekey.
+        """
+        if self._closed or self.receive_suite is None or self._rekey_bit or self._previous is not None:
+            return
+        self._encrypt = self._receiving.decrypt = _resting
+        # Both directions find out where they look for what is rare.
+        self._byte_check = DROPPED
+        self._fast_epoch = DROPPED
+
+    def _wake_receiver(self) -> None:
+        state = self._receiving
+        if state.decrypt is _resting and self.receive_suite is not None:
+            state.decrypt, state.prefix = self._keys.opener(self._secret, self.receive_suite)
+            self._fast_epoch = self.epoch
+
     def close(self) -> None:
         """Overwrite the traffic secret and drop all keys; sealing raises ConnectionClosedError from now on."""
         self._closed = True
@@ -667,6 +706,7 @@ class ProtectionV2(_Protection):
         self.rekeys_local += 1
 
     def _install(self, secret: bytearray, state: _ReceiveState) -> None:
+        self._wake_receiver()  # it becomes the previous one, whose secret is wiped now
         self._encrypt, self._send_prefix = self._keys.sender(secret)
         old, self._secret = self._secret, secret
         wipe(old)
@@ -688,6 +728,10 @@ class ProtectionV2(_Protection):
         if self._grace_end is None:
             self._grace_end = now + min(max(3 * self._srtt, self._limits.grace_min), self._limits.grace_max)
         self.expire(now)
+
+
+def _resting(nonce: BytesLike, data: BytesLike, aad: BytesLike, out: bytearray | memoryview) -> int:
+    raise InternalError("a packet met ciphers that rest")
 
 
 def _refuse(nonce: BytesLike, data: BytesLike, aad: BytesLike, out: bytearray | memoryview) -> int:
@@ -841,6 +885,14 @@ class ProtectionV1(_Protection):
 
     def expire(self, now: float) -> None:
         """Does nothing: there is no previous state."""
+
+    @property
+    def resting(self) -> bool:
+        """Always true: a V1 session keeps its keys, for it does not keep what they come from."""
+        return True
+
+    def rest(self) -> None:
+        """Does nothing."""
 
     def close(self) -> None:
         """Drop all keys; sealing raises ConnectionClosedError from now on."""

@@ -12,6 +12,7 @@ from phantom.errors import (
     CipherSuiteUnavailableError,
     ConnectionClosedError,
     EpochExhaustedError,
+    InternalError,
     NonceExhaustedError,
 )
 from phantom.transport.packet import flags, protection
@@ -456,3 +457,93 @@ def test_padding_and_coalescing_do_not_concern_protection() -> None:
     padded = pad(b"\1", 65536)
     assert padded is not None
     assert feed(q, seal(p, padded, stream_id=0, flags=flags.CLOSE)) == padded
+
+
+# --- resting ---------------------------------------------------------------------------------------------------------
+
+
+def locked_pair() -> tuple[Any, Any]:
+    p, q = pair()
+    feed(q, seal(p, b"0"))
+    feed(p, seal(q, b"0"))
+    return p, q
+
+
+def test_a_session_that_rested_goes_on_where_it_was() -> None:
+    for _ in range(2):
+        p, q = locked_pair()
+        for number in range(1, 4):
+            for one in (p, q):
+                one.rest()
+                assert one.resting
+            assert feed(q, seal(p, b"%d" % number)) == b"%d" % number
+            assert q.sequence == number
+            assert not p.resting
+            assert not q.resting
+            assert feed(p, seal(q, b"back")) == b"back"
+
+
+def test_resting_images_are_those_of_a_session_that_never_rested() -> None:
+    one, other = locked_pair()[0], locked_pair()[0]
+    one.rest()
+    assert seal(one, b"same") == seal(other, b"same")
+
+
+def test_forgeries_and_replays_meet_a_resting_session_like_any() -> None:
+    p, q = locked_pair()
+    frame = seal(p, b"once")
+    feed(q, frame)
+    q.rest()
+    assert feed(q, frame) is None
+    assert counts(q) == {"replay_rejected": 1}
+    q.rest()
+    assert feed(q, frame[:60] + bytes([frame[60] ^ 1]) + frame[61:]) is None
+    assert counts(q) == {"replay_rejected": 1, "decrypt_failed": 1}
+
+
+def test_a_resting_session_follows_a_rekey_and_makes_one() -> None:
+    p, q = locked_pair()
+    late = seal(p, b"late")
+    q.rest()
+    p.rest()
+    p.rekey(0.0)
+    assert feed(q, seal(p, b"new epoch")) == b"new epoch"
+    assert feed(q, late) == b"late"  # the previous state was woken before its secret went
+    assert feed(p, seal(q, b"confirmed")) == b"confirmed"
+    assert p.epoch == q.epoch == 1
+
+
+def test_no_rest_before_lock_in_during_a_rekey_or_after_the_end() -> None:
+    p, q = pair()
+    p.rest()
+    assert not p.resting
+    p, q = locked_pair()
+    p.rekey(0.0)
+    p.rest()
+    assert not p.resting
+    feed(q, seal(p, b"x"))
+    q.rest()  # its previous state is still in grace
+    assert not q.resting
+    q.close()
+    q.rest()
+    assert not q.resting
+    v1 = make(1, True)
+    v1.rest()
+    assert v1.resting
+
+
+def test_the_guard_of_bytes_is_back_after_a_rest() -> None:
+    p, q = pair(soft_bytes=10)
+    feed(q, seal(p, b"0"))
+    feed(p, seal(q, b"0"))
+    p.rest()
+    seal(p, bytes(5))
+    assert p.epoch == 0
+    seal(p, bytes(20))
+    seal(p, b"beyond")
+    assert p.epoch == 1
+
+
+def test_ciphers_that_rest_do_nothing() -> None:
+    with pytest.raises(InternalError):
+        protection._resting(b"", b"", b"", bytearray())

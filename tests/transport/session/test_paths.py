@@ -184,3 +184,37 @@ def test_the_path_of_a_blocked_leg() -> None:
     engine.conn.path_blocked(False, 2.0)
     assert (engine.conn.path.blocked, engine.conn.path.drained_at) == (False, 2.0)
     assert limits.KEEPALIVE_INTERVAL == 15.0
+
+
+# --- resting ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_idle_session_rests_and_goes_on() -> None:
+    pair = Pair()
+    pair.move(0.0)
+    for engine in (pair.client, pair.server):
+        assert engine.conn.rest_at() == limits.REST_AFTER
+        engine.conn.handle_timer(0.5)
+        assert not engine.protection.resting
+        engine.conn.handle_timer(1.0)
+        assert engine.protection.resting
+        assert engine.conn.rest_at() is None
+    pair.client.conn.send_message(b"awake")
+    pair.move(2.0, reading=False)
+    assert pair.server.read(2.0) == [b"awake"]
+
+
+def test_a_session_that_has_something_to_send_does_not_rest() -> None:
+    pair = Pair()
+    pair.move(0.0)
+    pair.client.conn.send_message(b"waits for the leg")
+    pair.client.conn.handle_timer(1.0)
+    assert not pair.client.protection.resting
+    assert pair.client.conn.rest_at() == 2.0  # and asks again no sooner
+
+
+def test_a_session_that_is_over_has_no_rest_to_wait_for() -> None:
+    pair = Pair()
+    pair.move(0.0)
+    pair.client.conn.path_lost(0.0)
+    assert pair.client.conn.rest_at() is None
