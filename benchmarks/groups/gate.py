@@ -33,11 +33,11 @@ def one_round(seconds: float) -> dict[str, Any]:
     junk = b"\x7f" + SYSTEM_RNG.fill_bytes(3300)  # no hello by its first byte
     disguised = b"\x00" + SYSTEM_RNG.fill_bytes(3300)
 
-    def judged(frame: bytes) -> bool:
+    def judged(frame: bytes) -> bool:  # what the responder does before it takes a hello apart
         demand = gate.demand(source, now)
         gate.count_hello(now)
-        hello = ClientHello.decode(frame)
-        return hello.cookie is not None and demand.cookie and gate.check_cookie(source, hello.cookie, wall)
+        shown = walk_client_hello(frame).cookie_of(frame)
+        return shown is not None and demand.cookie and gate.check_cookie(source, shown, wall)
 
     def refused(frame: bytes) -> bool:
         try:

@@ -103,12 +103,27 @@ class PowSolution:
 
 
 class HelloLayout(NamedTuple):
-    """Where the optional fields of a hello lie in its frame; 0 = absent."""
+    """What a hello says about itself, and where its optional fields lie in its frame; 0 = absent."""
 
+    envelope: int
+    version: int
     cookie: int
     pow_solution: int
     resume_session_id: int
     early_data: int  # of the blob itself, behind its length field; it reaches to the end of the frame
+
+    @property
+    def agrees(self) -> bool:
+        """Envelope V12 goes with version 1 or 2, envelope V3 with version 3 (wire-native §1.3)."""
+        return self.version == VERSION_3 if self.envelope == ENVELOPE_V3 else 1 <= self.version <= VERSION_2
+
+    def cookie_of(self, frame: bytes) -> bytes | None:
+        """The cookie, 32 bytes."""
+        return frame[self.cookie : self.cookie + COOKIE_LEN] if self.cookie else None
+
+    def pow_solution_of(self, frame: bytes) -> PowSolution | None:
+        """The proof of work."""
+        return PowSolution(*_SOLUTION.unpack_from(frame, self.pow_solution)) if self.pow_solution else None
 
 
 def walk_client_hello(frame: bytes) -> HelloLayout:
@@ -144,7 +159,7 @@ def walk_client_hello(frame: bytes) -> HelloLayout:
             at += _U32.size + _U32.unpack_from(frame, at)[0]
     if at != size:
         raise SerializationError("client hello: truncated or bytes too many")
-    return HelloLayout(*found)
+    return HelloLayout(frame[0], frame[VERSION_AT], *found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +206,8 @@ class ClientHello:
             frame[_VERIFY_KEY_AT:_NONCE_AT],
             frame[_NONCE_AT:VERSION_AT],
             frame[VERSION_AT],
-            frame[at.cookie : at.cookie + COOKIE_LEN] if at.cookie else None,
-            PowSolution(*_SOLUTION.unpack_from(frame, at.pow_solution)) if at.pow_solution else None,
+            at.cookie_of(frame),
+            at.pow_solution_of(frame),
             frame[at.resume_session_id : at.resume_session_id + SESSION_ID_LEN] if at.resume_session_id else None,
             frame[at.early_data :] if at.early_data else None,
             frame[0],

@@ -47,6 +47,7 @@ from phantom.transport.handshake.messages import (
     ClientHello,
     ServerHello,
     ServerReject,
+    walk_client_hello,
 )
 from phantom.transport.handshake.transcript import transcript_hash
 
@@ -243,18 +244,18 @@ class Responder:
             if not self._take_slot():
                 return Event.BUSY
         try:
-            hello = ClientHello.decode(frame)
+            layout = walk_client_hello(frame)
         except SerializationError:
             return Event.MALFORMED
-        if not hello.agrees:
+        if not layout.agrees:
             return Event.BAD_VERSION
-        if hello.envelope == ENVELOPE_V3:
+        if layout.envelope == ENVELOPE_V3:
             return self._again(UNSUPPORTED_FRAME)
-        if hello.version not in self._accept_versions:
+        if layout.version not in self._accept_versions:
             return Event.UNSPOKEN
-        cookie_ok = not demand.cookie or (
-            hello.cookie is not None and gate.check_cookie(source, hello.cookie, unix_now)
-        )
+        # What a flood consists of is judged where it lies; only a hello that passes is taken apart.
+        cookie, solution = layout.cookie_of(frame), layout.pow_solution_of(frame)
+        cookie_ok = not demand.cookie or (cookie is not None and gate.check_cookie(source, cookie, unix_now))
         if cookie_ok and not source.proves_address:
             self._cookie_shown = True
             gate.count_hello(now)
@@ -262,7 +263,7 @@ class Responder:
                 return Event.BUSY
         if (cookie_ok or source.proves_address) and not gate.session_room(source):
             return Event.BUSY
-        work = gate.check_pow(source, hello.pow_solution, demand.difficulty, unix_now)
+        work = gate.check_pow(source, solution, demand.difficulty, unix_now)
         if work is PowVerdict.FORGED:
             self._count_violation(now)
         pow_ok = work is PowVerdict.ACCEPTED
@@ -270,9 +271,9 @@ class Responder:
             return self._again(
                 gate.retry(source, demand, cookie_ok=cookie_ok, pow_ok=pow_ok, unix_now=unix_now).encode()
             )
-        if demand.difficulty and hello.pow_solution is not None:
-            gate.spend(hello.pow_solution, demand.difficulty, unix_now)
-        self._hello = hello
+        if demand.difficulty and solution is not None:
+            gate.spend(solution, demand.difficulty, unix_now)
+        self._hello = ClientHello.decode(frame, layout)
         return Event.PASSED
 
     def _again(self, answer: bytes) -> Event:

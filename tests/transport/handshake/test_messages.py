@@ -176,7 +176,7 @@ def test_the_walk_names_where_the_options_lie() -> None:
     assert frame[at.pow_solution :][:32] == POW_NONCE
     assert frame[at.resume_session_id :] == Q
     assert at.early_data == 0
-    assert walk_client_hello(MINIMAL.encode()) == (0, 0, 0, 0)
+    assert walk_client_hello(MINIMAL.encode()) == (MINIMAL.envelope, MINIMAL.version, 0, 0, 0, 0)
     assert V3.encode()[walk_client_hello(V3.encode()).early_data :] == EARLY_BLOB
 
 
