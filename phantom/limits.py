@@ -66,6 +66,7 @@ CONNECT_TIMEOUT: Final = 20.0  # s, the whole of connect()
 TCP_CONNECT_TIMEOUT: Final = 10.0  # s
 MAX_INFLIGHT_HANDSHAKES: Final = 1024
 MAX_INFLIGHT_PER_SOURCE: Final = 32
+OPTIONAL_AUTH_WAIT: Final = 1.0  # s
 PRE_HANDSHAKE_QUEUE_CAP: Final = 1 * MiB
 
 # --- frames on byte pipes -------------------------------------------------------------------------------------------
@@ -114,6 +115,7 @@ MAX_REORDER_BYTES: Final = 32 * MiB
 MAX_SACK_RANGES: Final = 32
 MAX_COALESCED: Final = 256
 MAX_STREAMS: Final = 256
+CONTROL_MESSAGE_MAX: Final = 16384  # type and body
 BULK_CHUNK: Final = 64 * KiB
 BULK_CHUNK_MIN: Final = 1 * KiB
 BULK_CHUNK_MAX: Final = 1 * MiB
