@@ -95,7 +95,8 @@ V1_MAX_CONSECUTIVE_FAILURES: Final = 32
 # --- streams, flow control, memory ----------------------------------------------------------------------------------
 INITIAL_STREAM_WINDOW: Final = 64 * KiB
 FIRST_WINDOW: Final = 1 * MiB
-MAX_RECV_WINDOW: Final = 16 * MiB  # 32 MiB in a session with a UDP or KCP path
+MAX_RECV_WINDOW: Final = 16 * MiB  # on byte pipes
+MAX_RECV_WINDOW_DATAGRAM: Final = 32 * MiB  # in a session with a UDP or KCP path
 RECV_WINDOW_CEILING: Final = 64 * MiB  # largest configurable one
 SESSION_RECV_WINDOW: Final = 64 * MiB
 MAX_SEND_WINDOW: Final = 64 * MiB
@@ -114,20 +115,37 @@ MAX_REORDER_SEGMENTS: Final = 32768
 MAX_REORDER_BYTES: Final = 32 * MiB
 MAX_SACK_RANGES: Final = 32
 MAX_COALESCED: Final = 256
-MAX_STREAMS: Final = 256
+MAX_STREAMS: Final = 256  # each way, per opener
+STREAM_TOMBSTONE: Final = 60.0  # s
+STREAM_READ_MOST: Final = 256 * KiB  # one read of a stream
 CONTROL_MESSAGE_MAX: Final = 16384  # type and body
 BULK_CHUNK: Final = 64 * KiB
 BULK_CHUNK_MIN: Final = 1 * KiB
 BULK_CHUNK_MAX: Final = 1 * MiB
 CHUNK_SLACK: Final = 64  # length prefixes of stream 1 above bulk_chunk
+SEGMENT_BUDGET_UDP: Final = 1126
+SEGMENT_BUDGET_KCP: Final = 16384
+SEGMENT_BUDGET_EMBEDDED: Final = 1024  # min(this, N - 73)
+BUNDLE_UDP: Final = 1130  # plaintext of one COALESCED packet, and of the largest unreliable one
+BUNDLE_KCP: Final = 1200
+BUNDLE_PIPE: Final = 65536
+BUNDLE_DELAY: Final = 0.0005  # s after the first entry, at the latest
+EMBEDDED_BUFFER: Final = 16384  # N by default
+EMBEDDED_BUFFER_MIN: Final = 8192
 
 # --- acknowledgements and loss --------------------------------------------------------------------------------------
 MAX_ACK_DELAY: Final = 0.025  # s
 ACK_EVERY_PIPE: Final = 16  # segments
+ACK_EVERY_DATAGRAM: Final = 2
 INITIAL_SRTT: Final = 0.150  # s, placeholder until the first sample
+INITIAL_SRTT_KCP: Final = 0.050
 INITIAL_MIN_RTT: Final = 0.100  # s, placeholder until the first sample
 RTO_INITIAL_PIPE: Final = 3.0  # s
 RTO_FLOOR_PIPE: Final = 3.0  # s
+RTO_INITIAL_UDP: Final = 1.0  # s
+RTO_FLOOR_UDP: Final = 0.2  # s
+LOSS_LATER: Final = 3  # later transmissions acknowledged
+LOSS_TIME: Final = 9 / 8  # of max(SRTT, latest RTT), with one later transmission acknowledged
 RTO_CEILING: Final = 60.0  # s
 RTO_MAX_BACKOFF: Final = 6  # doublings
 PTO_FLOOR: Final = 0.2  # s
@@ -137,10 +155,15 @@ MAX_SHAPED_WIRE_PIPE: Final = 65536
 
 # --- session life ---------------------------------------------------------------------------------------------------
 KEEPALIVE_INTERVAL: Final = 15.0  # s
+KEEPALIVE_MAX_DATAGRAM: Final = 20.0  # s on UDP and KCP, whatever is configured
 REST_AFTER: Final = 1.0  # s of silence, then an idle session lets go of its cipher objects (local)
+SILENCE_FLOOR_PIPE: Final = 10.0  # s, while another path is Validated
 SILENCE_FLOOR_PIPE_ONLY_PATH: Final = 30.0  # s
+SILENCE_FLOOR_DATAGRAM: Final = 2.0  # s on UDP and KCP
+SILENCE_FLOOR_EMBEDDED: Final = 60.0  # s
 WRITE_STALL_TIMEOUT: Final = 30.0  # s
 CLOSE_COPIES: Final = 3
+CLOSE_SPACING: Final = 0.02  # s on UDP, or a quarter of SRTT if that is less
 CLOSE_FLUSH_TIMEOUT: Final = 5.0  # s without a newly acknowledged byte
 DRAIN_MIN: Final = 0.2  # s; draining = clamp(3 SRTT, min, max)
 DRAIN_MAX: Final = 0.6  # s

@@ -2,14 +2,88 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from phantom import limits
 from phantom.transport.session.reliability import RttEstimator
 
-__all__ = ["Path"]
+__all__ = ["BYTE_PIPE", "DATAGRAM", "EMBEDDED", "KCP", "LegProfile", "Path", "embedded_profile"]
+
+
+@dataclass(frozen=True, slots=True)
+class LegProfile:
+    """What the kind of leg decides (§14.5-14.9, §15.2-15.4, §19.3, §20.1, §21.2). Sizes in bytes, times in s."""
+
+    name: str
+    datagram: bool = False  # packets may be lost, doubled, reordered
+    rto_initial: float = limits.RTO_INITIAL_PIPE
+    rto_floor: float = limits.RTO_FLOOR_PIPE
+    initial_srtt: float = limits.INITIAL_SRTT
+    ack_every: int = limits.ACK_EVERY_PIPE
+    budget: int = limits.BULK_CHUNK_MAX  # application bytes of a segment; `bulk_chunk` may be less
+    slack: int = limits.CHUNK_SLACK  # length prefixes of stream 1 beyond the budget
+    bundle: int = limits.BUNDLE_PIPE  # of a COALESCED plaintext, and of the largest unreliable chunk
+    shaped_wire: int = limits.MAX_SHAPED_WIRE_PIPE
+    congestion: bool = False  # congestion window and pacer gate sending; False: they only watch
+    silence_floor: float = limits.SILENCE_FLOOR_PIPE
+    silence_alone: float = limits.SILENCE_FLOOR_PIPE_ONLY_PATH  # with no other Validated path
+    recv_window: int = limits.MAX_RECV_WINDOW  # ceiling of one stream's window
+    keepalive_max: float | None = None
+    ping_repeats: bool = False  # an unanswered PING goes out again each PTO
+    close_spacing: bool = False
+
+
+BYTE_PIPE = LegProfile("pipe")
+DATAGRAM = LegProfile(
+    "datagram",
+    datagram=True,
+    rto_initial=limits.RTO_INITIAL_UDP,
+    rto_floor=limits.RTO_FLOOR_UDP,
+    ack_every=limits.ACK_EVERY_DATAGRAM,
+    budget=limits.SEGMENT_BUDGET_UDP,
+    slack=0,
+    bundle=limits.BUNDLE_UDP,
+    shaped_wire=limits.MAX_SHAPED_WIRE_UDP,
+    congestion=True,
+    silence_floor=limits.SILENCE_FLOOR_DATAGRAM,
+    silence_alone=limits.SILENCE_FLOOR_DATAGRAM,
+    recv_window=limits.MAX_RECV_WINDOW_DATAGRAM,
+    keepalive_max=limits.KEEPALIVE_MAX_DATAGRAM,
+    ping_repeats=True,
+    close_spacing=True,
+)
+KCP = LegProfile(
+    "kcp",
+    initial_srtt=limits.INITIAL_SRTT_KCP,
+    budget=limits.SEGMENT_BUDGET_KCP,
+    bundle=limits.BUNDLE_KCP,
+    congestion=True,
+    silence_floor=limits.SILENCE_FLOOR_DATAGRAM,
+    silence_alone=limits.SILENCE_FLOOR_DATAGRAM,
+    recv_window=limits.MAX_RECV_WINDOW_DATAGRAM,
+    keepalive_max=limits.KEEPALIVE_MAX_DATAGRAM,
+)
+
+
+def embedded_profile(buffer: int = limits.EMBEDDED_BUFFER) -> LegProfile:
+    """The profile of an embedded leg with a receive buffer of ``buffer`` bytes (§21.2, §21.8)."""
+    return replace(
+        BYTE_PIPE,
+        name="embedded",
+        budget=min(limits.SEGMENT_BUDGET_EMBEDDED, buffer - 73),
+        slack=0,
+        bundle=buffer - 69,
+        shaped_wire=min(limits.MAX_SHAPED_WIRE_PIPE, buffer),
+        silence_floor=limits.SILENCE_FLOOR_EMBEDDED,
+        silence_alone=limits.SILENCE_FLOOR_EMBEDDED,
+    )
+
+
+EMBEDDED = embedded_profile()
 
 
 class Path:
-    """State of one path; times are seconds of the engine's clock."""
+    """State of one path; times are seconds of the engine's clock. ``silence_floor`` overrides the profile's."""
 
     __slots__ = (
         "_ping_sent_at",
@@ -22,15 +96,25 @@ class Path:
         "leg",
         "live",
         "outstanding_since",
+        "profile",
         "silence_floor",
         "unanswered_pings",
     )
 
-    def __init__(self, path_id: int, leg: str, *, now: float, silence_floor: float) -> None:
+    def __init__(
+        self,
+        path_id: int,
+        leg: str,
+        *,
+        now: float,
+        profile: LegProfile = BYTE_PIPE,
+        silence_floor: float | None = None,
+    ) -> None:
         self.id = path_id
         self.leg = leg
-        self.silence_floor = silence_floor
-        self.estimator = RttEstimator()
+        self.profile = profile
+        self.silence_floor = profile.silence_alone if silence_floor is None else silence_floor
+        self.estimator = RttEstimator(profile.rto_initial, profile.rto_floor, profile.initial_srtt)
         self.live = True
         self.last_seen = now
         self.last_ping_at = now

@@ -22,8 +22,13 @@ class RttEstimator:
 
     __slots__ = ("_floor", "_initial", "backoff", "min_rtt", "rttvar", "sampled", "srtt")
 
-    def __init__(self, rto_initial: float = limits.RTO_INITIAL_PIPE, rto_floor: float = limits.RTO_FLOOR_PIPE) -> None:
-        self.srtt = limits.INITIAL_SRTT
+    def __init__(
+        self,
+        rto_initial: float = limits.RTO_INITIAL_PIPE,
+        rto_floor: float = limits.RTO_FLOOR_PIPE,
+        initial_srtt: float = limits.INITIAL_SRTT,
+    ) -> None:
+        self.srtt = initial_srtt
         self.rttvar = 0.0
         self.min_rtt = limits.INITIAL_MIN_RTT
         self.sampled = False
