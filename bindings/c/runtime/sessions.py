@@ -212,7 +212,7 @@ class ThreadSession:
             if not conn.has_room:
                 return  # the engine calls when it has
             data = outbox.popleft()
-            driver.send(data)
+            driver.queue(data)
             self._taken += len(data)
             moved += len(data)
             if moved >= _WORK_PER_TURN and outbox:
