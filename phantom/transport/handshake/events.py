@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from phantom.crypto.kdf import auth_context, session_key
 from phantom.crypto.wipe import wipe
 
 if TYPE_CHECKING:
@@ -37,6 +38,17 @@ class HandshakeResult:
     client_nonce: bytes
     bytes_sent: int
     bytes_received: int
+
+    def exporter_root(self) -> bytearray:
+        """``session_key[0]`` (32 B), which the session keeps for its exporter (§3.5) and wipes at its end."""
+        return session_key(self.shared_secret)
+
+    def auth_binding(self, root: bytearray) -> bytearray:
+        """``transcript_hash || auth_context`` (64 B): what a client's signature is bound to (§15.7). Secret."""
+        context = auth_context(root)
+        binding = bytearray(self.transcript_hash) + context
+        wipe(context)
+        return binding
 
     def wipe(self) -> None:
         """Overwrite both secrets."""
