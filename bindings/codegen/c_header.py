@@ -85,9 +85,9 @@ class HeaderLayout:
 
     @staticmethod
     def settable(field: Field) -> bool:
-        """Whether a call can name the field: it has one plain value."""
-        plain = field.kind in _SUFFIXES and not (field.repeated or field.map_key or field.oneof)
-        return plain and not field.c_skip
+        """Whether a call can name the field: it has one plain value, or numbers in a row, which are set as text."""
+        plain = field.kind is Kind.UINT32 if field.repeated else field.kind in _SUFFIXES
+        return plain and not (field.map_key or field.oneof or field.c_skip)
 
     def how_to_set(self, field: Field) -> str:
         """Behind the comment of a settable field: the end of the name of the call that sets it."""
@@ -95,7 +95,7 @@ class HeaderLayout:
         if field.kind is Kind.ENUM:
             first = self._library.package.enum(field.type_name).values[0]
             choice = f": one of {self._upper}_{first.name.removesuffix(first.short_name)}*"
-        return f" [{_SUFFIXES[field.kind]}{choice}]"
+        return f" [{'text' if field.repeated else _SUFFIXES[field.kind]}{choice}]"
 
     def exported(self) -> list[str]:
         """Every name that the library exports, sorted."""

@@ -53,6 +53,9 @@ class MetricsSnapshot:
     unencrypted_dropped_total: int = 0
     dropped_total: dict[str, int] = field(default_factory=dict)
     uptime_secs: float = 0.0
+    active_streams: int = 0
+    rekeys_local_total: int = 0
+    rekeys_peer_total: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """All fields by name, ready for JSON."""
@@ -79,4 +82,7 @@ _SUMMED = (
     "replay_rejected_total",
     "aead_failure_total",
     "unencrypted_dropped_total",
+    "active_streams",
+    "rekeys_local_total",
+    "rekeys_peer_total",
 )

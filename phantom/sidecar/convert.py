@@ -46,6 +46,12 @@ _SUITES: Final = {
     common_pb2.CIPHER_SUITE_CHACHA20_POLY1305: "chacha20-poly1305",
 }
 _COOKIES: Final = {common_pb2.COOKIE_POLICY_AUTO: "auto", common_pb2.COOKIE_POLICY_ALWAYS: "always"}
+_PADDING: Final = {common_pb2.PADDING_POLICY_NONE: "none", common_pb2.PADDING_POLICY_PADE: "pade"}
+_CHOICES: Final[dict[str, tuple[dict[Any, str], str]]] = {
+    "suite": (_SUITES, "cipher suite"),
+    "cookie": (_COOKIES, "cookie policy"),
+    "padding": (_PADDING, "padding policy"),
+}
 _LEGS: Final = {"tcp": common_pb2.LEG_TCP}
 
 
@@ -71,10 +77,10 @@ def config_of(message: common_pb2.PhantomConfig) -> PhantomConfig:
             continue
         if isinstance(value, Duration):
             changes[field.name] = seconds(value)
-        elif field.name == "suite":
-            changes["suite"] = _known(_SUITES, value, "cipher suite")
-        elif field.name == "cookie":
-            changes["cookie"] = _known(_COOKIES, value, "cookie policy")
+        elif field.name in _CHOICES:
+            changes[field.name] = _known(_CHOICES[field.name][0], value, _CHOICES[field.name][1])
+        elif field.name == "accept_versions":
+            changes["accept_versions"] = frozenset(value)
         elif field.name == "load_tiers":
             changes["load_tiers"] = tuple((tier.hellos, tier.difficulty) for tier in value)
         else:
@@ -94,9 +100,12 @@ def config_message(config: PhantomConfig) -> common_pb2.PhantomConfig:
             message.keepalive_interval.CopyFrom(duration(value or 0))
         elif field.name == "load_tiers":
             message.load_tiers.extend(common_pb2.LoadTier(hellos=low, difficulty=bits) for low, bits in value)
-        elif field.name in ("suite", "cookie"):
-            table: dict[Any, str] = _SUITES if field.name == "suite" else _COOKIES
-            setattr(message, field.name, next((key for key, name in table.items() if name == value), 0))
+        elif field.name == "accept_versions":
+            message.accept_versions.extend(sorted(value))
+        elif field.name in _CHOICES:
+            setattr(
+                message, field.name, next((key for key, name in _CHOICES[field.name][0].items() if name == value), 0)
+            )
         elif value is None:
             continue
         elif message.DESCRIPTOR.fields_by_name[field.name].message_type is not None:

@@ -29,6 +29,7 @@ from phantom.sidecar._generated.v1.identity_pb2_grpc import add_IdentityServiceS
 from phantom.sidecar._generated.v1.listener_pb2_grpc import add_ListenerServiceServicer_to_server
 from phantom.sidecar._generated.v1.session_pb2_grpc import add_SessionServiceServicer_to_server
 from phantom.sidecar._generated.v1.sidecar_pb2_grpc import add_SidecarServiceServicer_to_server
+from phantom.sidecar._generated.v1.stream_pb2_grpc import add_StreamServiceServicer_to_server
 from phantom.sidecar.interceptors import Guard
 from phantom.sidecar.services import (
     CONTRACT_VERSION,
@@ -39,6 +40,7 @@ from phantom.sidecar.services import (
     SessionService,
     SidecarService,
 )
+from phantom.sidecar.stream_services import StreamService
 
 __all__ = ["Ready", "Sidecar", "SidecarOptions", "ready_line", "serve"]
 
@@ -182,6 +184,7 @@ class Sidecar:
         add_IdentityServiceServicer_to_server(IdentityService(core), server)
         add_ListenerServiceServicer_to_server(ListenerService(core), server)
         add_SessionServiceServicer_to_server(SessionService(core), server)
+        add_StreamServiceServicer_to_server(StreamService(), server)
         health_pb2_grpc.add_HealthServicer_to_server(states, server)
         if self._options.reflection:
             from grpc_reflection.v1alpha import reflection

@@ -39,6 +39,7 @@ from phantom.sidecar._generated.v1 import (
     session_pb2_grpc,
     sidecar_pb2,
     sidecar_pb2_grpc,
+    stream_pb2,
 )
 from phantom.sidecar.convert import (
     config_of,
@@ -75,6 +76,7 @@ SERVICES: Final = tuple(
         (identity_pb2, "IdentityService"),
         (listener_pb2, "ListenerService"),
         (session_pb2, "SessionService"),
+        (stream_pb2, "StreamService"),
     )
 )
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -379,6 +381,16 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         """Waits until everything is acknowledged."""
         acknowledged = await self._core.session(request.session).session.flush_queue()
         return session_pb2.FlushResponse(acknowledged=acknowledged)
+
+    async def Rekey(self, request: session_pb2.RekeyRequest, context: _Context) -> session_pb2.RekeyResponse:
+        """Changes the keys."""
+        raise UnsupportedError("this sidecar does not change keys yet")
+
+    async def ExportKeyingMaterial(
+        self, request: session_pb2.ExportKeyingMaterialRequest, context: _Context
+    ) -> session_pb2.ExportKeyingMaterialResponse:
+        """Bytes that only the two ends can derive."""
+        raise UnsupportedError("this sidecar does not export keying material yet")
 
     async def GetMetrics(
         self, request: session_pb2.SessionServiceGetMetricsRequest, context: _Context

@@ -19,6 +19,9 @@ COUNTS = (
     "replay_rejected_total",
     "aead_failure_total",
     "unencrypted_dropped_total",
+    "active_streams",
+    "rekeys_local_total",
+    "rekeys_peer_total",
 )
 OWN = (
     "rtt_us_path_0",

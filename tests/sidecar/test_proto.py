@@ -12,12 +12,21 @@ from google.protobuf.descriptor import FieldDescriptor, FileDescriptor
 
 from phantom import errors
 from phantom.errors import PhantomError
-from phantom.sidecar._generated.v1 import common_pb2, errors_pb2, identity_pb2, listener_pb2, session_pb2, sidecar_pb2
+from phantom.sidecar._generated.v1 import (
+    common_pb2,
+    errors_pb2,
+    identity_pb2,
+    listener_pb2,
+    session_pb2,
+    sidecar_pb2,
+    stream_pb2,
+)
 from phantom.sidecar.services import SERVICES
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES: list[FileDescriptor] = [
-    module.DESCRIPTOR for module in (common_pb2, errors_pb2, identity_pb2, listener_pb2, session_pb2, sidecar_pb2)
+    module.DESCRIPTOR
+    for module in (common_pb2, errors_pb2, identity_pb2, listener_pb2, session_pb2, sidecar_pb2, stream_pb2)
 ]
 
 
@@ -71,6 +80,6 @@ def test_secrets_are_marked() -> None:
         for file in FILES
         for message in file.message_types_by_name.values()
         for field in message.fields
-        if field.name in ("seed", "secret") and field.type == FieldDescriptor.TYPE_BYTES
+        if field.name in ("seed", "secret", "keying_material") and field.type == FieldDescriptor.TYPE_BYTES
     }
     assert marked == named != set()

@@ -19,6 +19,7 @@ __all__ = [
     "CONFIG_FIELDS",
     "BindOptions",
     "CipherSuite",
+    "ClientAuthentication",
     "ConfigPreset",
     "ConnectOptions",
     "ConnectionState",
@@ -27,10 +28,14 @@ __all__ = [
     "Metrics",
     "Negotiated",
     "Operations",
+    "PaddingPolicy",
     "Runtime",
+    "SessionEvent",
+    "SessionEventKind",
     "SessionLastErrorResult",
     "SessionNextEventResult",
     "Stream",
+    "StreamRecvResult",
     "install",
 ]
 
@@ -85,11 +90,38 @@ class CookiePolicy(enum.IntEnum):
     ALWAYS = 2
 
 
+class PaddingPolicy(enum.IntEnum):
+    """What hides the length of what is sent."""
+
+    UNSPECIFIED = 0
+    NONE = 1
+    PADE = 2
+
+
+class SessionEventKind(enum.IntEnum):
+    """What happened to a session."""
+
+    UNSPECIFIED = 0
+    STATE_CHANGED = 1
+    REKEYED = 2
+
+
+class ClientAuthentication(enum.IntEnum):
+    """Whether clients prove who they are."""
+
+    UNSPECIFIED = 0
+    NONE = 1
+    OPTIONAL = 2
+    REQUIRED = 3
+
+
 CONFIG_FIELDS: Final = {
     2: "keepalive_interval",
     5: "send_segments",
     6: "recv_segments",
     12: "connect_timeout",
+    14: "offer_version",
+    15: "accept_versions",
     16: "suite",
     17: "provider",
     18: "bulk_chunk",
@@ -101,11 +133,15 @@ CONFIG_FIELDS: Final = {
     24: "max_sessions",
     25: "max_sessions_per_ip",
     26: "close_timeout",
+    29: "padding",
+    30: "jitter",
+    31: "cover_interval",
     33: "cookie",
     35: "handshake_timeout",
     36: "silence_floor",
     37: "max_inflight_handshakes",
     38: "max_inflight_per_source",
+    39: "qlog_dir",
 }
 
 
@@ -134,6 +170,9 @@ class Metrics:
     aead_failure_total: int
     unencrypted_dropped_total: int
     uptime: float
+    active_streams: int
+    rekeys_local_total: int
+    rekeys_peer_total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +182,18 @@ class ConnectOptions:
     target: str
     pin: str | None
     config: Any
+    identity: Any
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEvent:
+    """Something that happened to a session."""
+
+    kind: int
+    state: int
+    epoch: int
+    by_peer: bool
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +204,9 @@ class BindOptions:
     key: Any
     config: Any
     reuse_port: bool
+    client_authentication: ClientAuthentication
+    authorized_clients: str | None
+    authorized_clients_file: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +236,14 @@ class SessionLastErrorResult:
     message: str
     peer_code: int
     unacknowledged: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecvResult:
+    """The results of ``phantom_stream_recv``."""
+
+    data: bytes | bytearray | memoryview
+    end_of_stream: bool
 
 
 class Stream(Protocol[Item_co]):
@@ -297,10 +359,16 @@ class Operations(Protocol):
         """The address of the peer."""
 
     def session_peer_identity(self, session: Any) -> bytes | bytearray | memoryview | None:
-        """The key that the peer proved to hold; no bytes for a peer that proved none, as clients do."""
+        """The key that the peer proved to hold; no bytes for a peer that proved none, as clients do unless asked."""
 
     def session_negotiated(self, session: Any) -> Negotiated:
         """What the two sides agreed on."""
+
+    def session_next_event_ex(self, session: Any, timeout: float | None) -> SessionEvent:
+        """Waits for the next event of a session. Events are kept from the moment the session exists, the newest 256 of
+        them; the first one is the state at that moment. Error 14 after the last. phantom_session_next_event takes
+        from the same row, and drops all but changes of state.
+        """
 
     def session_next_event(self, session: Any, timeout: float | None) -> SessionNextEventResult:
         """Waits for the next change of a session's state. Changes are kept from the moment the session exists, the
@@ -326,6 +394,18 @@ class Operations(Protocol):
     def session_flush_queue(self, session: Any, timeout: float | None) -> int:
         """Waits until everything queued is acknowledged by the peer."""
 
+    def session_rekey(self, session: Any, timeout: float | None) -> int:
+        """Changes the traffic keys of both directions, and returns when that has begun; data goes on. Waits for a
+        change that is under way. Sessions do so by themselves, long before a key is used up. Error 27 after 255
+        changes, error 19 in a session of wire version 1.
+        """
+
+    def session_export_keying_material(self, session: Any, label: str, length: int) -> bytes | bytearray | memoryview:
+        """Bytes that both ends of this session can derive and nobody else: the same at both for the same label and
+        length, others in every other session and for every other label. Changing the traffic keys changes nothing of
+        them.
+        """
+
     def session_metrics(self, session: Any) -> Metrics:
         """What went over this session."""
 
@@ -334,6 +414,71 @@ class Operations(Protocol):
         session is closed all the same. The handle stays until phantom_session_release. On a closed session it does
         nothing.
         """
+
+    def session_open_stream(self, session: Any, priority: int, timeout: float | None) -> Any:
+        """Opens a stream. The peer hears of it at once, even if nothing is sent, so that it may speak first. 256 may be
+        open each way; with that many, it waits for one to end. Error 33 if too many are open and timeout_ms is 0.
+        """
+
+    def session_accept_stream(self, session: Any, timeout: float | None) -> Any:
+        """Waits for the next stream that the peer opens. After the end of the session error 14 or that which ended it.
+        Nothing is lost when the time is up.
+        """
+
+    def stream_id(self, stream: Any) -> int:
+        """The id of a stream in its session; the same at both ends. Odd ids are those that the client of the session
+        opened.
+        """
+
+    def stream_priority(self, stream: Any) -> int:
+        """The priority of what this side sends."""
+
+    def stream_max_unreliable_size(self, stream: Any) -> int:
+        """The most bytes that phantom_stream_send_unreliable can carry."""
+
+    def stream_send_reliable(self, stream: Any, data: memoryview, timeout: float | None) -> None:
+        """Sends bytes that arrive in order and once. Returns when all of them are queued, which waits while too much
+        is; when the time is up before, none are. Error 34 after the own half was finished or reset, error 42 after
+        the peer asked to stop.
+        """
+
+    def stream_send_unreliable(self, stream: Any, data: memoryview, timeout: float | None) -> None:
+        """Sends bytes as one piece that may be lost or overtaken. Error 6 if there are more than
+        phantom_stream_max_unreliable_size says.
+        """
+
+    def stream_reset_code(self, stream: Any) -> int:
+        """The code that the peer gave when it reset its half, or asked to stop this side's: that of the last error 42
+        of this stream.
+        """
+
+    def stream_recv(self, stream: Any, timeout: float | None) -> StreamRecvResult:
+        """Waits for the next bytes, up to 256 KiB. When the peer finished and everything was received, end_of_stream is
+        1, and there is no data. Error 42 when the peer reset its half: what had not been received is dropped. If the
+        session ended first, what had arrived is given, then error 14 or that which ended it. Nothing is lost when
+        the time is up.
+        """
+
+    def stream_set_priority(self, stream: Any, priority: int) -> None:
+        """Sets the priority of what this side sends, from now on."""
+
+    def stream_finish(self, stream: Any) -> None:
+        """Ends the own half, after everything that was sent. The peer's half goes on. Done once, it does nothing
+        more.
+        """
+
+    def stream_reset(self, stream: Any, code: int) -> None:
+        """Abandons the own half: what was not acknowledged is not sent again, and the peer drops what it had not read
+        and gets error 42 with the code.
+        """
+
+    def stream_stop(self, stream: Any, code: int) -> None:
+        """Asks the peer to abandon its half, of which no more is wanted. The peer's next send is error 42 with the
+        code.
+        """
+
+    def stream_release(self, stream: Any) -> None:
+        """Lets go of what the handle stood for, which nobody can reach any more."""
 
     def listener_bind(self, address: str, timeout: float | None) -> Any:
         """Binds an address under a fresh identity that lives as long as the listener. Waits for names to be
@@ -377,6 +522,9 @@ class Operations(Protocol):
 
     def outcome_session(self, outcome: Any) -> Any:
         """The session of an outcome. Each call makes a handle of its own."""
+
+    def outcome_client_identity(self, outcome: Any) -> bytes | bytearray | memoryview | None:
+        """The verifying key that the client proved to hold; no bytes for a client that proved none."""
 
     def outcome_peer_addr(self, outcome: Any) -> str:
         """The address of the peer."""
@@ -479,13 +627,24 @@ def install(ffi: Any, lib: Any, runtime: Runtime, operations: Operations) -> Non
         to.aead_failure_total = value.aead_failure_total
         to.unencrypted_dropped_total = value.unencrypted_dropped_total
         to.uptime_ms = round(value.uptime * 1000)
+        to.active_streams = value.active_streams
+        to.rekeys_local_total = value.rekeys_local_total
+        to.rekeys_peer_total = value.rekeys_peer_total
 
     def _take_connect_options(given: Any) -> ConnectOptions:
         return ConnectOptions(
             target=_text("target", given.target),
             pin=_optional_text("pin", given.pin),
             config=_lookup("config", given.config.id) if given.config.id else None,
+            identity=_lookup("signing_key", given.identity.id) if given.identity.id else None,
         )
+
+    def _give_session_event(to: Any, value: SessionEvent) -> None:
+        to.kind = value.kind
+        to.state = value.state
+        to.epoch = value.epoch
+        to.by_peer = value.by_peer
+        _put(_addressof(to, "reason"), value.reason, False)
 
     def _take_bind_options(given: Any) -> BindOptions:
         return BindOptions(
@@ -493,6 +652,9 @@ def install(ffi: Any, lib: Any, runtime: Runtime, operations: Operations) -> Non
             key=_lookup("signing_key", given.key.id) if given.key.id else None,
             config=_lookup("config", given.config.id) if given.config.id else None,
             reuse_port=bool(given.reuse_port),
+            client_authentication=_member(ClientAuthentication, given.client_authentication),
+            authorized_clients=_optional_text("authorized_clients", given.authorized_clients),
+            authorized_clients_file=_optional_text("authorized_clients_file", given.authorized_clients_file),
         )
 
     def _give_negotiated(to: Any, value: Negotiated) -> None:
@@ -739,6 +901,15 @@ def install(ffi: Any, lib: Any, runtime: Runtime, operations: Operations) -> Non
             return _failed("phantom_session_negotiated", _error)
         return 0
 
+    @_extern("session_next_event_ex")
+    def _session_next_event_ex(session: int, timeout_ms: int, event: Any) -> int:
+        try:
+            _result = operations.session_next_event_ex(_lookup("session", session), _seconds(timeout_ms))
+            _give_session_event(event, _result)
+        except BaseException as _error:
+            return _failed("phantom_session_next_event_ex", _error)
+        return 0
+
     @_extern("session_next_event")
     def _session_next_event(session: int, timeout_ms: int, state: Any, reason: Any) -> int:
         try:
@@ -796,6 +967,28 @@ def install(ffi: Any, lib: Any, runtime: Runtime, operations: Operations) -> Non
             return _failed("phantom_session_flush_queue", _error)
         return 0
 
+    @_extern("session_rekey")
+    def _session_rekey(session: int, timeout_ms: int, epoch: Any) -> int:
+        try:
+            _result = operations.session_rekey(_lookup("session", session), _seconds(timeout_ms))
+            epoch[0] = _result
+        except BaseException as _error:
+            return _failed("phantom_session_rekey", _error)
+        return 0
+
+    @_extern("session_export_keying_material")
+    def _session_export_keying_material(
+        session: int, label: Any, length: int, keying_material: Any, keying_material_cap: int, keying_material_len: Any
+    ) -> int:
+        try:
+            _result = operations.session_export_keying_material(
+                _lookup("session", session), _text("label", label), length
+            )
+            _fill(keying_material, keying_material_cap, keying_material_len, _result, b"")
+        except BaseException as _error:
+            return _failed("phantom_session_export_keying_material", _error)
+        return 0
+
     @_extern("session_metrics")
     def _session_metrics(session: int, metrics: Any) -> int:
         try:
@@ -812,6 +1005,130 @@ def install(ffi: Any, lib: Any, runtime: Runtime, operations: Operations) -> Non
             all_acknowledged[0] = _result
         except BaseException as _error:
             return _failed("phantom_session_disconnect", _error)
+        return 0
+
+    @_extern("session_open_stream")
+    def _session_open_stream(session: int, priority: int, timeout_ms: int, stream: Any) -> int:
+        try:
+            _result = operations.session_open_stream(_lookup("session", session), priority, _seconds(timeout_ms))
+            stream[0] = _register("stream", _result)
+        except BaseException as _error:
+            return _failed("phantom_session_open_stream", _error)
+        return 0
+
+    @_extern("session_accept_stream")
+    def _session_accept_stream(session: int, timeout_ms: int, stream: Any) -> int:
+        try:
+            _result = operations.session_accept_stream(_lookup("session", session), _seconds(timeout_ms))
+            stream[0] = _register("stream", _result)
+        except BaseException as _error:
+            return _failed("phantom_session_accept_stream", _error)
+        return 0
+
+    @_extern("stream_id")
+    def _stream_id(stream: int, id: Any) -> int:
+        try:
+            _result = operations.stream_id(_lookup("stream", stream))
+            id[0] = _result
+        except BaseException as _error:
+            return _failed("phantom_stream_id", _error)
+        return 0
+
+    @_extern("stream_priority")
+    def _stream_priority(stream: int, priority: Any) -> int:
+        try:
+            _result = operations.stream_priority(_lookup("stream", stream))
+            priority[0] = _result
+        except BaseException as _error:
+            return _failed("phantom_stream_priority", _error)
+        return 0
+
+    @_extern("stream_max_unreliable_size")
+    def _stream_max_unreliable_size(stream: int, max_unreliable_size: Any) -> int:
+        try:
+            _result = operations.stream_max_unreliable_size(_lookup("stream", stream))
+            max_unreliable_size[0] = _result
+        except BaseException as _error:
+            return _failed("phantom_stream_max_unreliable_size", _error)
+        return 0
+
+    @_extern("stream_send_reliable")
+    def _stream_send_reliable(stream: int, data: Any, data_len: int, timeout_ms: int) -> int:
+        try:
+            with _view(data, data_len) as data_view:
+                operations.stream_send_reliable(_lookup("stream", stream), data_view, _seconds(timeout_ms))
+        except BaseException as _error:
+            return _failed("phantom_stream_send_reliable", _error)
+        return 0
+
+    @_extern("stream_send_unreliable")
+    def _stream_send_unreliable(stream: int, data: Any, data_len: int, timeout_ms: int) -> int:
+        try:
+            with _view(data, data_len) as data_view:
+                operations.stream_send_unreliable(_lookup("stream", stream), data_view, _seconds(timeout_ms))
+        except BaseException as _error:
+            return _failed("phantom_stream_send_unreliable", _error)
+        return 0
+
+    @_extern("stream_reset_code")
+    def _stream_reset_code(stream: int, reset_code: Any) -> int:
+        try:
+            _result = operations.stream_reset_code(_lookup("stream", stream))
+            reset_code[0] = _result
+        except BaseException as _error:
+            return _failed("phantom_stream_reset_code", _error)
+        return 0
+
+    @_extern("stream_recv")
+    def _stream_recv(stream: int, timeout_ms: int, data: Any, end_of_stream: Any) -> int:
+        try:
+            _result = operations.stream_recv(_lookup("stream", stream), _seconds(timeout_ms))
+            _put(data, _result.data, False)
+            end_of_stream[0] = _result.end_of_stream
+        except BaseException as _error:
+            return _failed("phantom_stream_recv", _error)
+        return 0
+
+    @_extern("stream_set_priority")
+    def _stream_set_priority(stream: int, priority: int) -> int:
+        try:
+            operations.stream_set_priority(_lookup("stream", stream), priority)
+        except BaseException as _error:
+            return _failed("phantom_stream_set_priority", _error)
+        return 0
+
+    @_extern("stream_finish")
+    def _stream_finish(stream: int) -> int:
+        try:
+            operations.stream_finish(_lookup("stream", stream))
+        except BaseException as _error:
+            return _failed("phantom_stream_finish", _error)
+        return 0
+
+    @_extern("stream_reset")
+    def _stream_reset(stream: int, code: int) -> int:
+        try:
+            operations.stream_reset(_lookup("stream", stream), code)
+        except BaseException as _error:
+            return _failed("phantom_stream_reset", _error)
+        return 0
+
+    @_extern("stream_stop")
+    def _stream_stop(stream: int, code: int) -> int:
+        try:
+            operations.stream_stop(_lookup("stream", stream), code)
+        except BaseException as _error:
+            return _failed("phantom_stream_stop", _error)
+        return 0
+
+    @_extern("stream_release")
+    def _stream_release(stream: int) -> int:
+        try:
+            _value = runtime.release("stream", stream)
+            if _value is not None:
+                operations.stream_release(_value)
+        except BaseException as _error:
+            return _failed("phantom_stream_release", _error)
         return 0
 
     @_extern("listener_bind")
@@ -924,6 +1241,17 @@ def install(ffi: Any, lib: Any, runtime: Runtime, operations: Operations) -> Non
             session[0] = _register("session", _result)
         except BaseException as _error:
             return _failed("phantom_outcome_session", _error)
+        return 0
+
+    @_extern("outcome_client_identity")
+    def _outcome_client_identity(
+        outcome: int, verifying_key: Any, verifying_key_cap: int, verifying_key_len: Any
+    ) -> int:
+        try:
+            _result = operations.outcome_client_identity(_lookup("outcome", outcome))
+            _fill(verifying_key, verifying_key_cap, verifying_key_len, _result, b"")
+        except BaseException as _error:
+            return _failed("phantom_outcome_client_identity", _error)
         return 0
 
     @_extern("outcome_peer_addr")

@@ -7,6 +7,7 @@ typedef struct phantom_config { uint64_t id; } phantom_config;
 typedef struct phantom_outcome { uint64_t id; } phantom_outcome;
 typedef struct phantom_listener { uint64_t id; } phantom_listener;
 typedef struct phantom_session { uint64_t id; } phantom_session;
+typedef struct phantom_stream { uint64_t id; } phantom_stream;
 
 typedef struct phantom_metrics {
     size_t struct_size;
@@ -29,6 +30,9 @@ typedef struct phantom_metrics {
     uint64_t aead_failure_total;
     uint64_t unencrypted_dropped_total;
     int64_t uptime_ms;
+    uint64_t active_streams;
+    uint64_t rekeys_local_total;
+    uint64_t rekeys_peer_total;
 } phantom_metrics;
 
 typedef struct phantom_connect_options {
@@ -36,7 +40,21 @@ typedef struct phantom_connect_options {
     const char *target;
     const char *pin;
     phantom_config config;
+    phantom_signing_key identity;
 } phantom_connect_options;
+
+typedef struct phantom_session_event {
+    size_t struct_size;
+    int32_t kind;
+    uint32_t reserved_1;
+    int32_t state;
+    uint32_t reserved_2;
+    uint32_t epoch;
+    uint32_t reserved_3;
+    int32_t by_peer;
+    uint32_t reserved_4;
+    phantom_buffer reason;
+} phantom_session_event;
 
 typedef struct phantom_bind_options {
     size_t struct_size;
@@ -45,6 +63,10 @@ typedef struct phantom_bind_options {
     phantom_config config;
     int32_t reuse_port;
     uint32_t reserved_4;
+    int32_t client_authentication;
+    uint32_t reserved_5;
+    const char *authorized_clients;
+    const char *authorized_clients_file;
 } phantom_bind_options;
 
 typedef struct phantom_negotiated {
@@ -92,14 +114,31 @@ extern "Python" {
     int32_t phantom_py_session_peer_addr(uint64_t session, char *peer_addr, size_t peer_addr_cap, size_t *peer_addr_len);
     int32_t phantom_py_session_peer_identity(uint64_t session, void *verifying_key, size_t verifying_key_cap, size_t *verifying_key_len);
     int32_t phantom_py_session_negotiated(uint64_t session, phantom_negotiated *negotiated);
+    int32_t phantom_py_session_next_event_ex(uint64_t session, int64_t timeout_ms, phantom_session_event *event);
     int32_t phantom_py_session_next_event(uint64_t session, int64_t timeout_ms, int32_t *state, phantom_buffer *reason);
     int32_t phantom_py_session_last_error(uint64_t session, int32_t *code, phantom_buffer *message, int32_t *peer_code, uint64_t *unacknowledged);
     int32_t phantom_py_session_await_ready(uint64_t session, int64_t timeout_ms);
     int32_t phantom_py_session_send(uint64_t session, const void *data, size_t data_len, int64_t timeout_ms);
     int32_t phantom_py_session_recv(uint64_t session, int64_t timeout_ms, phantom_buffer *data);
     int32_t phantom_py_session_flush_queue(uint64_t session, int64_t timeout_ms, uint64_t *acknowledged);
+    int32_t phantom_py_session_rekey(uint64_t session, int64_t timeout_ms, uint32_t *epoch);
+    int32_t phantom_py_session_export_keying_material(uint64_t session, const char *label, uint32_t length, void *keying_material, size_t keying_material_cap, size_t *keying_material_len);
     int32_t phantom_py_session_metrics(uint64_t session, phantom_metrics *metrics);
     int32_t phantom_py_session_disconnect(uint64_t session, uint32_t code, int64_t timeout_ms, int32_t *all_acknowledged);
+    int32_t phantom_py_session_open_stream(uint64_t session, uint32_t priority, int64_t timeout_ms, uint64_t *stream);
+    int32_t phantom_py_session_accept_stream(uint64_t session, int64_t timeout_ms, uint64_t *stream);
+    int32_t phantom_py_stream_id(uint64_t stream, uint32_t *id);
+    int32_t phantom_py_stream_priority(uint64_t stream, uint32_t *priority);
+    int32_t phantom_py_stream_max_unreliable_size(uint64_t stream, uint32_t *max_unreliable_size);
+    int32_t phantom_py_stream_send_reliable(uint64_t stream, const void *data, size_t data_len, int64_t timeout_ms);
+    int32_t phantom_py_stream_send_unreliable(uint64_t stream, const void *data, size_t data_len, int64_t timeout_ms);
+    int32_t phantom_py_stream_reset_code(uint64_t stream, int32_t *reset_code);
+    int32_t phantom_py_stream_recv(uint64_t stream, int64_t timeout_ms, phantom_buffer *data, int32_t *end_of_stream);
+    int32_t phantom_py_stream_set_priority(uint64_t stream, uint32_t priority);
+    int32_t phantom_py_stream_finish(uint64_t stream);
+    int32_t phantom_py_stream_reset(uint64_t stream, uint32_t code);
+    int32_t phantom_py_stream_stop(uint64_t stream, uint32_t code);
+    int32_t phantom_py_stream_release(uint64_t stream);
     int32_t phantom_py_listener_bind(const char *address, int64_t timeout_ms, uint64_t *listener);
     int32_t phantom_py_listener_bind_with_signing_key(const char *address, uint64_t key, int64_t timeout_ms, uint64_t *listener);
     int32_t phantom_py_listener_bind_ex(phantom_bind_options *options, int64_t timeout_ms, uint64_t *listener);
@@ -112,6 +151,7 @@ extern "Python" {
     int32_t phantom_py_listener_shutdown(uint64_t listener);
     int32_t phantom_py_listener_metrics(uint64_t listener, phantom_metrics *metrics);
     int32_t phantom_py_outcome_session(uint64_t outcome, uint64_t *session);
+    int32_t phantom_py_outcome_client_identity(uint64_t outcome, void *verifying_key, size_t verifying_key_cap, size_t *verifying_key_len);
     int32_t phantom_py_outcome_peer_addr(uint64_t outcome, char *peer_addr, size_t peer_addr_cap, size_t *peer_addr_len);
     int32_t phantom_py_outcome_release(uint64_t outcome);
 }

@@ -36,14 +36,31 @@ static int32_t phantom_py_session_id(uint64_t session, char *id, size_t id_cap, 
 static int32_t phantom_py_session_peer_addr(uint64_t session, char *peer_addr, size_t peer_addr_cap, size_t *peer_addr_len);
 static int32_t phantom_py_session_peer_identity(uint64_t session, void *verifying_key, size_t verifying_key_cap, size_t *verifying_key_len);
 static int32_t phantom_py_session_negotiated(uint64_t session, phantom_negotiated *negotiated);
+static int32_t phantom_py_session_next_event_ex(uint64_t session, int64_t timeout_ms, phantom_session_event *event);
 static int32_t phantom_py_session_next_event(uint64_t session, int64_t timeout_ms, int32_t *state, phantom_buffer *reason);
 static int32_t phantom_py_session_last_error(uint64_t session, int32_t *code, phantom_buffer *message, int32_t *peer_code, uint64_t *unacknowledged);
 static int32_t phantom_py_session_await_ready(uint64_t session, int64_t timeout_ms);
 static int32_t phantom_py_session_send(uint64_t session, const void *data, size_t data_len, int64_t timeout_ms);
 static int32_t phantom_py_session_recv(uint64_t session, int64_t timeout_ms, phantom_buffer *data);
 static int32_t phantom_py_session_flush_queue(uint64_t session, int64_t timeout_ms, uint64_t *acknowledged);
+static int32_t phantom_py_session_rekey(uint64_t session, int64_t timeout_ms, uint32_t *epoch);
+static int32_t phantom_py_session_export_keying_material(uint64_t session, const char *label, uint32_t length, void *keying_material, size_t keying_material_cap, size_t *keying_material_len);
 static int32_t phantom_py_session_metrics(uint64_t session, phantom_metrics *metrics);
 static int32_t phantom_py_session_disconnect(uint64_t session, uint32_t code, int64_t timeout_ms, int32_t *all_acknowledged);
+static int32_t phantom_py_session_open_stream(uint64_t session, uint32_t priority, int64_t timeout_ms, uint64_t *stream);
+static int32_t phantom_py_session_accept_stream(uint64_t session, int64_t timeout_ms, uint64_t *stream);
+static int32_t phantom_py_stream_id(uint64_t stream, uint32_t *id);
+static int32_t phantom_py_stream_priority(uint64_t stream, uint32_t *priority);
+static int32_t phantom_py_stream_max_unreliable_size(uint64_t stream, uint32_t *max_unreliable_size);
+static int32_t phantom_py_stream_send_reliable(uint64_t stream, const void *data, size_t data_len, int64_t timeout_ms);
+static int32_t phantom_py_stream_send_unreliable(uint64_t stream, const void *data, size_t data_len, int64_t timeout_ms);
+static int32_t phantom_py_stream_reset_code(uint64_t stream, int32_t *reset_code);
+static int32_t phantom_py_stream_recv(uint64_t stream, int64_t timeout_ms, phantom_buffer *data, int32_t *end_of_stream);
+static int32_t phantom_py_stream_set_priority(uint64_t stream, uint32_t priority);
+static int32_t phantom_py_stream_finish(uint64_t stream);
+static int32_t phantom_py_stream_reset(uint64_t stream, uint32_t code);
+static int32_t phantom_py_stream_stop(uint64_t stream, uint32_t code);
+static int32_t phantom_py_stream_release(uint64_t stream);
 static int32_t phantom_py_listener_bind(const char *address, int64_t timeout_ms, uint64_t *listener);
 static int32_t phantom_py_listener_bind_with_signing_key(const char *address, uint64_t key, int64_t timeout_ms, uint64_t *listener);
 static int32_t phantom_py_listener_bind_ex(phantom_bind_options *options, int64_t timeout_ms, uint64_t *listener);
@@ -56,6 +73,7 @@ static int32_t phantom_py_listener_release(uint64_t listener);
 static int32_t phantom_py_listener_shutdown(uint64_t listener);
 static int32_t phantom_py_listener_metrics(uint64_t listener, phantom_metrics *metrics);
 static int32_t phantom_py_outcome_session(uint64_t outcome, uint64_t *session);
+static int32_t phantom_py_outcome_client_identity(uint64_t outcome, void *verifying_key, size_t verifying_key_cap, size_t *verifying_key_len);
 static int32_t phantom_py_outcome_peer_addr(uint64_t outcome, char *peer_addr, size_t peer_addr_cap, size_t *peer_addr_len);
 static int32_t phantom_py_outcome_release(uint64_t outcome);
 
@@ -124,7 +142,7 @@ static void phantom_drop(phantom_buffer *buffer) {
 
 /* A later member must not take the place of padding. */
 typedef char phantom_metrics_has_no_padding
-    [offsetof(phantom_metrics, uptime_ms) + sizeof(((phantom_metrics *)NULL)->uptime_ms) ==
+    [offsetof(phantom_metrics, rekeys_peer_total) + sizeof(((phantom_metrics *)NULL)->rekeys_peer_total) ==
              sizeof(phantom_metrics)
          ? 1
          : -1];
@@ -150,7 +168,7 @@ static void phantom_metrics_give(phantom_metrics *to, phantom_metrics *from) {
 
 /* A later member must not take the place of padding. */
 typedef char phantom_connect_options_has_no_padding
-    [offsetof(phantom_connect_options, config) + sizeof(((phantom_connect_options *)NULL)->config) ==
+    [offsetof(phantom_connect_options, identity) + sizeof(((phantom_connect_options *)NULL)->identity) ==
              sizeof(phantom_connect_options)
          ? 1
          : -1];
@@ -176,8 +194,37 @@ static int phantom_connect_options_take(phantom_connect_options *to, const phant
 }
 
 /* A later member must not take the place of padding. */
+typedef char phantom_session_event_has_no_padding
+    [offsetof(phantom_session_event, reason) + sizeof(((phantom_session_event *)NULL)->reason) ==
+             sizeof(phantom_session_event)
+         ? 1
+         : -1];
+
+static int phantom_session_event_fits(const phantom_session_event *given) {
+    return given->struct_size >= offsetof(phantom_session_event, kind) + sizeof given->kind &&
+           given->struct_size <= PHANTOM_LONGEST_STRUCT;
+}
+
+static void phantom_session_event_clear(phantom_session_event *given) {
+    size_t size = given->struct_size;
+    memset(given, 0, size);
+    given->struct_size = size;
+}
+
+/* Gives as much as the caller knows, and drops the rest. */
+static void phantom_session_event_give(phantom_session_event *to, phantom_session_event *from) {
+    size_t size = to->struct_size;
+    size_t known = size < sizeof *to ? size : sizeof *to;
+    if (known < offsetof(phantom_session_event, reason) + sizeof from->reason) {
+        phantom_drop(&from->reason);
+    }
+    from->struct_size = size;
+    memcpy(to, from, known);
+}
+
+/* A later member must not take the place of padding. */
 typedef char phantom_bind_options_has_no_padding
-    [offsetof(phantom_bind_options, reserved_4) + sizeof(((phantom_bind_options *)NULL)->reserved_4) ==
+    [offsetof(phantom_bind_options, authorized_clients_file) + sizeof(((phantom_bind_options *)NULL)->authorized_clients_file) ==
              sizeof(phantom_bind_options)
          ? 1
          : -1];
@@ -723,6 +770,34 @@ phantom_status phantom_session_negotiated(phantom_session session, phantom_negot
     return status_;
 }
 
+phantom_status phantom_session_next_event_ex(
+    phantom_session session, int64_t timeout_ms, phantom_session_event *event) {
+    phantom_session_event event_known;
+    phantom_status status_;
+    if (event != NULL && phantom_session_event_fits(event)) {
+        phantom_session_event_clear(event);
+    }
+    if (event == NULL) {
+        return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_session_next_event_ex: event is NULL");
+    }
+    if (!phantom_session_event_fits(event)) {
+        return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_session_next_event_ex: event->struct_size is wrong; use phantom_session_event_init");
+    }
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    memset(&event_known, 0, sizeof event_known);
+    status_ = phantom_py_session_next_event_ex(session.id, timeout_ms, &event_known);
+    if (status_ == PHANTOM_OK) {
+        phantom_session_event_give(event, &event_known);
+    }
+    if (status_ != PHANTOM_OK) {
+        phantom_drop(&event_known.reason);
+    }
+    return status_;
+}
+
 phantom_status phantom_session_next_event(
     phantom_session session, int64_t timeout_ms, phantom_connection_state *state, phantom_buffer *reason) {
     phantom_connection_state state_value = 0;
@@ -859,6 +934,51 @@ phantom_status phantom_session_flush_queue(
     return status_;
 }
 
+phantom_status phantom_session_rekey(phantom_session session, int64_t timeout_ms, uint32_t *epoch) {
+    uint32_t epoch_value = 0;
+    phantom_status status_;
+    if (epoch != NULL) {
+        *epoch = 0;
+    }
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_session_rekey(session.id, timeout_ms, &epoch_value);
+    if (status_ == PHANTOM_OK && epoch != NULL) {
+        *epoch = epoch_value;
+    }
+    return status_;
+}
+
+phantom_status phantom_session_export_keying_material(
+    phantom_session session, const char *label, uint32_t length, void *keying_material, size_t keying_material_cap,
+    size_t *keying_material_len) {
+    size_t keying_material_needed = 0;
+    phantom_status status_;
+    if (keying_material_len != NULL) {
+        *keying_material_len = 0;
+    }
+    if (label == NULL) {
+        return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_session_export_keying_material: label is NULL");
+    }
+    if (keying_material == NULL && keying_material_cap != 0) {
+        return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_session_export_keying_material: keying_material is NULL and keying_material_cap is not 0");
+    }
+    if (keying_material_cap > PHANTOM_LONGEST) {
+        return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_session_export_keying_material: keying_material_cap is too large");
+    }
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_session_export_keying_material(session.id, label, length, keying_material, keying_material_cap, &keying_material_needed);
+    if (keying_material_len != NULL) {
+        *keying_material_len = keying_material_needed;
+    }
+    return status_;
+}
+
 phantom_status phantom_session_metrics(phantom_session session, phantom_metrics *metrics) {
     phantom_metrics metrics_known;
     phantom_status status_;
@@ -898,6 +1018,226 @@ phantom_status phantom_session_disconnect(
     if (status_ == PHANTOM_OK && all_acknowledged != NULL) {
         *all_acknowledged = all_acknowledged_value;
     }
+    return status_;
+}
+
+phantom_status phantom_session_open_stream(
+    phantom_session session, uint32_t priority, int64_t timeout_ms, phantom_stream *stream) {
+    phantom_status status_;
+    if (stream != NULL) {
+        stream->id = 0;
+    }
+    if (stream == NULL) {
+        return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_session_open_stream: stream is NULL");
+    }
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_session_open_stream(session.id, priority, timeout_ms, &stream->id);
+    if (status_ != PHANTOM_OK) {
+        stream->id = 0;
+    }
+    return status_;
+}
+
+phantom_status phantom_session_accept_stream(
+    phantom_session session, int64_t timeout_ms, phantom_stream *stream) {
+    phantom_status status_;
+    if (stream != NULL) {
+        stream->id = 0;
+    }
+    if (stream == NULL) {
+        return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_session_accept_stream: stream is NULL");
+    }
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_session_accept_stream(session.id, timeout_ms, &stream->id);
+    if (status_ != PHANTOM_OK) {
+        stream->id = 0;
+    }
+    return status_;
+}
+
+phantom_status phantom_stream_id(phantom_stream stream, uint32_t *id) {
+    uint32_t id_value = 0;
+    phantom_status status_;
+    if (id != NULL) {
+        *id = 0;
+    }
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_stream_id(stream.id, &id_value);
+    if (status_ == PHANTOM_OK && id != NULL) {
+        *id = id_value;
+    }
+    return status_;
+}
+
+phantom_status phantom_stream_priority(phantom_stream stream, uint32_t *priority) {
+    uint32_t priority_value = 0;
+    phantom_status status_;
+    if (priority != NULL) {
+        *priority = 0;
+    }
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_stream_priority(stream.id, &priority_value);
+    if (status_ == PHANTOM_OK && priority != NULL) {
+        *priority = priority_value;
+    }
+    return status_;
+}
+
+phantom_status phantom_stream_max_unreliable_size(phantom_stream stream, uint32_t *max_unreliable_size) {
+    uint32_t max_unreliable_size_value = 0;
+    phantom_status status_;
+    if (max_unreliable_size != NULL) {
+        *max_unreliable_size = 0;
+    }
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_stream_max_unreliable_size(stream.id, &max_unreliable_size_value);
+    if (status_ == PHANTOM_OK && max_unreliable_size != NULL) {
+        *max_unreliable_size = max_unreliable_size_value;
+    }
+    return status_;
+}
+
+phantom_status phantom_stream_send_reliable(
+    phantom_stream stream, const void *data, size_t data_len, int64_t timeout_ms) {
+    phantom_status status_;
+    if (data == NULL && data_len != 0) {
+        return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_stream_send_reliable: data is NULL and data_len is not 0");
+    }
+    if (data_len > PHANTOM_LONGEST) {
+        return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_stream_send_reliable: data_len is too large");
+    }
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_stream_send_reliable(stream.id, data, data_len, timeout_ms);
+    return status_;
+}
+
+phantom_status phantom_stream_send_unreliable(
+    phantom_stream stream, const void *data, size_t data_len, int64_t timeout_ms) {
+    phantom_status status_;
+    if (data == NULL && data_len != 0) {
+        return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_stream_send_unreliable: data is NULL and data_len is not 0");
+    }
+    if (data_len > PHANTOM_LONGEST) {
+        return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_stream_send_unreliable: data_len is too large");
+    }
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_stream_send_unreliable(stream.id, data, data_len, timeout_ms);
+    return status_;
+}
+
+phantom_status phantom_stream_reset_code(phantom_stream stream, int32_t *reset_code) {
+    int32_t reset_code_value = 0;
+    phantom_status status_;
+    if (reset_code != NULL) {
+        *reset_code = 0;
+    }
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_stream_reset_code(stream.id, &reset_code_value);
+    if (status_ == PHANTOM_OK && reset_code != NULL) {
+        *reset_code = reset_code_value;
+    }
+    return status_;
+}
+
+phantom_status phantom_stream_recv(
+    phantom_stream stream, int64_t timeout_ms, phantom_buffer *data, int32_t *end_of_stream) {
+    int32_t end_of_stream_value = 0;
+    phantom_status status_;
+    if (data != NULL) {
+        data->data = NULL;
+        data->len = 0;
+    }
+    if (end_of_stream != NULL) {
+        *end_of_stream = 0;
+    }
+    if (data == NULL) {
+        return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_stream_recv: data is NULL");
+    }
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_stream_recv(stream.id, timeout_ms, data, &end_of_stream_value);
+    if (status_ != PHANTOM_OK) {
+        phantom_drop(data);
+    }
+    if (status_ == PHANTOM_OK && end_of_stream != NULL) {
+        *end_of_stream = end_of_stream_value;
+    }
+    return status_;
+}
+
+phantom_status phantom_stream_set_priority(phantom_stream stream, uint32_t priority) {
+    phantom_status status_;
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_stream_set_priority(stream.id, priority);
+    return status_;
+}
+
+phantom_status phantom_stream_finish(phantom_stream stream) {
+    phantom_status status_;
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_stream_finish(stream.id);
+    return status_;
+}
+
+phantom_status phantom_stream_reset(phantom_stream stream, uint32_t code) {
+    phantom_status status_;
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_stream_reset(stream.id, code);
+    return status_;
+}
+
+phantom_status phantom_stream_stop(phantom_stream stream, uint32_t code) {
+    phantom_status status_;
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_stream_stop(stream.id, code);
+    return status_;
+}
+
+phantom_status phantom_stream_release(phantom_stream stream) {
+    phantom_status status_;
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_stream_release(stream.id);
     return status_;
 }
 
@@ -1154,6 +1494,30 @@ phantom_status phantom_outcome_session(phantom_outcome outcome, phantom_session 
     status_ = phantom_py_outcome_session(outcome.id, &session->id);
     if (status_ != PHANTOM_OK) {
         session->id = 0;
+    }
+    return status_;
+}
+
+phantom_status phantom_outcome_client_identity(
+    phantom_outcome outcome, void *verifying_key, size_t verifying_key_cap, size_t *verifying_key_len) {
+    size_t verifying_key_needed = 0;
+    phantom_status status_;
+    if (verifying_key_len != NULL) {
+        *verifying_key_len = 0;
+    }
+    if (verifying_key == NULL && verifying_key_cap != 0) {
+        return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_outcome_client_identity: verifying_key is NULL and verifying_key_cap is not 0");
+    }
+    if (verifying_key_cap > PHANTOM_LONGEST) {
+        return phantom_rt_refuse(PHANTOM_ERROR_VALIDATION, "phantom_outcome_client_identity: verifying_key_cap is too large");
+    }
+    status_ = phantom_rt_enter();
+    if (status_ != PHANTOM_OK) {
+        return status_;
+    }
+    status_ = phantom_py_outcome_client_identity(outcome.id, verifying_key, verifying_key_cap, &verifying_key_needed);
+    if (verifying_key_len != NULL) {
+        *verifying_key_len = verifying_key_needed;
     }
     return status_;
 }

@@ -260,6 +260,12 @@ typedef struct phantom_session {
     uint64_t id;
 } phantom_session;
 
+/** A stream, by its handle. */
+typedef struct phantom_stream {
+    /** For the library. 0: none. */
+    uint64_t id;
+} phantom_stream;
+
 /** Where a session is in its life. */
 typedef int32_t phantom_connection_state;
 enum {
@@ -329,6 +335,41 @@ enum {
     PHANTOM_COOKIE_POLICY_ALWAYS = 2
 };
 
+/** What hides the length of what is sent. */
+typedef int32_t phantom_padding_policy;
+enum {
+    /** As configured otherwise. */
+    PHANTOM_PADDING_POLICY_UNSPECIFIED = 0,
+    /** Nothing. */
+    PHANTOM_PADDING_POLICY_NONE = 1,
+    /** Lengths are rounded up as PADÉ does, by at most 12 %. */
+    PHANTOM_PADDING_POLICY_PADE = 2
+};
+
+/** What happened to a session. */
+typedef int32_t phantom_session_event_kind;
+enum {
+    /** Never told. */
+    PHANTOM_SESSION_EVENT_KIND_UNSPECIFIED = 0,
+    /** Its state changed. */
+    PHANTOM_SESSION_EVENT_KIND_STATE_CHANGED = 1,
+    /** Its traffic keys were changed. */
+    PHANTOM_SESSION_EVENT_KIND_REKEYED = 2
+};
+
+/** Whether clients prove who they are. */
+typedef int32_t phantom_client_authentication;
+enum {
+    /** As NONE. */
+    PHANTOM_CLIENT_AUTHENTICATION_UNSPECIFIED = 0,
+    /** Everyone is taken, and nobody is asked. Pins are public: whoever knows the address gets in. */
+    PHANTOM_CLIENT_AUTHENTICATION_NONE = 1,
+    /** Everyone is taken; an identity that a client proves is told. */
+    PHANTOM_CLIENT_AUTHENTICATION_OPTIONAL = 2,
+    /** Only clients that prove an authorised identity are taken; nothing of others is told. */
+    PHANTOM_CLIENT_AUTHENTICATION_REQUIRED = 3
+};
+
 /** The fields of a config. */
 typedef uint32_t phantom_config_field;
 enum {
@@ -340,6 +381,13 @@ enum {
     PHANTOM_CONFIG_RECV_SEGMENTS = 6,
     /** Opening the leg, before the handshake. [duration_ms] */
     PHANTOM_CONFIG_CONNECT_TIMEOUT = 12,
+    /** The protocol version that a client offers: 2, or 1 for a server that has no other. [u32] */
+    PHANTOM_CONFIG_OFFER_VERSION = 14,
+    /**
+     * The protocol versions that a listener takes. Empty: the default, which is without version 1. As text in C:
+     * numbers separated by a space. [text]
+     */
+    PHANTOM_CONFIG_ACCEPT_VERSIONS = 15,
     /**
      * What protects the packets that this side sends. Unspecified: chosen by what the processor is fast at. [u32: one
      * of PHANTOM_CIPHER_SUITE_*]
@@ -368,6 +416,12 @@ enum {
      * [duration_ms]
      */
     PHANTOM_CONFIG_CLOSE_TIMEOUT = 26,
+    /** What hides the length of what is sent. [u32: one of PHANTOM_PADDING_POLICY_*] */
+    PHANTOM_CONFIG_PADDING = 29,
+    /** Packets wait up to this long, by chance, so that their times tell less. Zero switches it off. [duration_ms] */
+    PHANTOM_CONFIG_JITTER = 30,
+    /** An idle session sends a packet without content about this often. Zero switches it off. [duration_ms] */
+    PHANTOM_CONFIG_COVER_INTERVAL = 31,
     /** When a listener demands a cookie. [u32: one of PHANTOM_COOKIE_POLICY_*] */
     PHANTOM_CONFIG_COOKIE = 33,
     /** The whole handshake, proof of work included. [duration_ms] */
@@ -377,7 +431,12 @@ enum {
     /** Handshakes in flight at one listener. [u32] */
     PHANTOM_CONFIG_MAX_INFLIGHT_HANDSHAKES = 37,
     /** Handshakes in flight from one source. [u32] */
-    PHANTOM_CONFIG_MAX_INFLIGHT_PER_SOURCE = 38
+    PHANTOM_CONFIG_MAX_INFLIGHT_PER_SOURCE = 38,
+    /**
+     * Folder, on the host of the core, for an event log (qlog) of each session. Empty: as its environment says, and
+     * none if that says nothing. [text]
+     */
+    PHANTOM_CONFIG_QLOG_DIR = 39
 };
 
 /**
@@ -425,6 +484,12 @@ typedef struct phantom_metrics {
     uint64_t unencrypted_dropped_total;
     /** Since the start of the session or listener. In milliseconds. */
     int64_t uptime_ms;
+    /** Streams open now, opened by either side. */
+    uint64_t active_streams;
+    /** Changes of the traffic keys that this side began. */
+    uint64_t rekeys_local_total;
+    /** Changes of the traffic keys that the peer began. */
+    uint64_t rekeys_peer_total;
 } phantom_metrics;
 
 /** Sets a struct up: every member to nothing, struct_size to its size. */
@@ -443,12 +508,47 @@ typedef struct phantom_connect_options {
     const char *pin;
     /** The configuration. A zero handle: the defaults. */
     phantom_config config;
+    /**
+     * Proves to the server who this client is. A zero handle: it proves nothing. A server that refuses it is error 43.
+     * It can be freed at once.
+     */
+    phantom_signing_key identity;
 } phantom_connect_options;
 
 /** Sets a struct up: every member to nothing, struct_size to its size. */
 static inline void phantom_connect_options_init(phantom_connect_options *connect_options) {
     memset(connect_options, 0, sizeof *connect_options);
     connect_options->struct_size = sizeof *connect_options;
+}
+
+/** Something that happened to a session. */
+typedef struct phantom_session_event {
+    /** sizeof(phantom_session_event); set by phantom_session_event_init(). */
+    size_t struct_size;
+    /** What. */
+    phantom_session_event_kind kind;
+    /** Padding: 0. */
+    uint32_t reserved_1;
+    /** The state that the session is in since. */
+    phantom_connection_state state;
+    /** Padding: 0. */
+    uint32_t reserved_2;
+    /** The key epoch since. */
+    uint32_t epoch;
+    /** Padding: 0. */
+    uint32_t reserved_3;
+    /** 1: the peer began it. Of REKEYED only. */
+    int32_t by_peer;
+    /** Padding: 0. */
+    uint32_t reserved_4;
+    /** Why. */
+    phantom_buffer reason;
+} phantom_session_event;
+
+/** Sets a struct up: every member to nothing, struct_size to its size. */
+static inline void phantom_session_event_init(phantom_session_event *session_event) {
+    memset(session_event, 0, sizeof *session_event);
+    session_event->struct_size = sizeof *session_event;
 }
 
 /** Everything that can be chosen when binding. */
@@ -465,6 +565,20 @@ typedef struct phantom_bind_options {
     int32_t reuse_port;
     /** Padding: 0. */
     uint32_t reserved_4;
+    /** Whether clients prove who they are. */
+    phantom_client_authentication client_authentication;
+    /** Padding: 0. */
+    uint32_t reserved_5;
+    /**
+     * With PHANTOM_CLIENT_AUTHENTICATION_REQUIRED: the verifying keys of the clients as 3968 hexadecimal characters, or
+     * their fingerprints; several are separated by a space. NULL with a file.
+     */
+    const char *authorized_clients;
+    /**
+     * With PHANTOM_CLIENT_AUTHENTICATION_REQUIRED: the path of a file, which is read again when it changes: a key or a
+     * fingerprint on each line, then an optional comment. NULL with a list.
+     */
+    const char *authorized_clients_file;
 } phantom_bind_options;
 
 /** Sets a struct up: every member to nothing, struct_size to its size. */
@@ -892,7 +1006,7 @@ PHANTOM_API phantom_status phantom_session_peer_addr(
     phantom_session session, char *peer_addr, size_t peer_addr_cap, size_t *peer_addr_len);
 
 /**
- * The key that the peer proved to hold; no bytes for a peer that proved none, as clients do.
+ * The key that the peer proved to hold; no bytes for a peer that proved none, as clients do unless asked.
  *
  * @param session The session.
  * @param[out] verifying_key The verifying key, 1984 bytes. An array of the caller; NULL to ask for the length.
@@ -915,6 +1029,23 @@ PHANTOM_API phantom_status phantom_session_peer_identity(
  * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
  */
 PHANTOM_API phantom_status phantom_session_negotiated(phantom_session session, phantom_negotiated *negotiated);
+
+/**
+ * Waits for the next event of a session. Events are kept from the moment the session exists, the newest 256 of them;
+ * the first one is the state at that moment. Error 14 after the last. phantom_session_next_event takes from the same
+ * row, and drops all but changes of state.
+ *
+ * @param session The session.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
+ * @param[out] event What happened. Its struct_size must be set before the call. The caller gives its buffers back by
+ *     phantom_buffer_free.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; waits in the calling thread and blocks no other. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_session_next_event_ex(
+    phantom_session session, int64_t timeout_ms, phantom_session_event *event);
 
 /**
  * Waits for the next change of a session's state. Changes are kept from the moment the session exists, the newest 256
@@ -1006,6 +1137,40 @@ PHANTOM_API phantom_status phantom_session_flush_queue(
     phantom_session session, int64_t timeout_ms, uint64_t *acknowledged);
 
 /**
+ * Changes the traffic keys of both directions, and returns when that has begun; data goes on. Waits for a change that
+ * is under way. Sessions do so by themselves, long before a key is used up. Error 27 after 255 changes, error 19 in a
+ * session of wire version 1.
+ *
+ * @param session The session.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
+ * @param[out] epoch The key epoch from now on. May be NULL.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; waits in the calling thread and blocks no other. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_session_rekey(phantom_session session, int64_t timeout_ms, uint32_t *epoch);
+
+/**
+ * Bytes that both ends of this session can derive and nobody else: the same at both for the same label and length,
+ * others in every other session and for every other label. Changing the traffic keys changes nothing of them.
+ *
+ * @param session The session.
+ * @param label What it is for; up to 255 bytes. Both ends must use the same. UTF-8; read until the call returns.
+ * @param length How many bytes, up to 8160. 0: 32.
+ * @param[out] keying_material The bytes. Whoever has them can do what the session's ends use them for. An array of the
+ *     caller; NULL to ask for the length.
+ * @param keying_material_cap Room at `keying_material`, in bytes; less than needed is error 6.
+ * @param[out] keying_material_len Its length, set whatever the room. May be NULL.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_session_export_keying_material(
+    phantom_session session, const char *label, uint32_t length, void *keying_material, size_t keying_material_cap,
+    size_t *keying_material_len);
+
+/**
  * What went over this session.
  *
  * @param session The session.
@@ -1031,6 +1196,197 @@ PHANTOM_API phantom_status phantom_session_metrics(phantom_session session, phan
  */
 PHANTOM_API phantom_status phantom_session_disconnect(
     phantom_session session, uint32_t code, int64_t timeout_ms, int32_t *all_acknowledged);
+
+/* --- Streams ----------------------------------------------------------------------------------------------------- */
+
+/*
+ * Streams of a session, beside its messages: bytes both ways, each stream with an order, a flow control and a
+ * priority of its own, so that one that nobody reads holds up no other. A stream has no messages: bytes may arrive in
+ * other pieces than they were sent in. Each end has a half that it writes, and each half ends by itself: finished in
+ * order, or reset. A session of wire version 1 has fewer verbs: reset and stop are error 19 there.
+ */
+
+/**
+ * Opens a stream. The peer hears of it at once, even if nothing is sent, so that it may speak first. 256 may be open
+ * each way; with that many, it waits for one to end. Error 33 if too many are open and timeout_ms is 0.
+ *
+ * @param session The session.
+ * @param priority The higher, the sooner it is served; equals take turns.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
+ * @param[out] stream The stream. Give it back by phantom_stream_release.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; waits in the calling thread and blocks no other. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_session_open_stream(
+    phantom_session session, uint32_t priority, int64_t timeout_ms, phantom_stream *stream);
+
+/**
+ * Waits for the next stream that the peer opens. After the end of the session error 14 or that which ended it. Nothing
+ * is lost when the time is up.
+ *
+ * @param session The session.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
+ * @param[out] stream The stream. Give it back by phantom_stream_release.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; waits in the calling thread and blocks no other. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_session_accept_stream(
+    phantom_session session, int64_t timeout_ms, phantom_stream *stream);
+
+/**
+ * The id of a stream in its session; the same at both ends. Odd ids are those that the client of the session opened.
+ *
+ * @param stream The stream.
+ * @param[out] id The id. May be NULL.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_stream_id(phantom_stream stream, uint32_t *id);
+
+/**
+ * The priority of what this side sends.
+ *
+ * @param stream The stream.
+ * @param[out] priority The priority. May be NULL.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_stream_priority(phantom_stream stream, uint32_t *priority);
+
+/**
+ * The most bytes that phantom_stream_send_unreliable can carry.
+ *
+ * @param stream The stream.
+ * @param[out] max_unreliable_size Bytes. May be NULL.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_stream_max_unreliable_size(phantom_stream stream, uint32_t *max_unreliable_size);
+
+/**
+ * Sends bytes that arrive in order and once. Returns when all of them are queued, which waits while too much is; when
+ * the time is up before, none are. Error 34 after the own half was finished or reset, error 42 after the peer asked to
+ * stop.
+ *
+ * @param stream The stream.
+ * @param data The bytes. Read until the call returns.
+ * @param data_len Bytes at `data`.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; waits in the calling thread and blocks no other. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_stream_send_reliable(
+    phantom_stream stream, const void *data, size_t data_len, int64_t timeout_ms);
+
+/**
+ * Sends bytes as one piece that may be lost or overtaken. Error 6 if there are more than
+ * phantom_stream_max_unreliable_size says.
+ *
+ * @param stream The stream.
+ * @param data The bytes. Read until the call returns.
+ * @param data_len Bytes at `data`.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; waits in the calling thread and blocks no other. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_stream_send_unreliable(
+    phantom_stream stream, const void *data, size_t data_len, int64_t timeout_ms);
+
+/**
+ * The code that the peer gave when it reset its half, or asked to stop this side's: that of the last error 42 of this
+ * stream.
+ *
+ * @param stream The stream.
+ * @param[out] reset_code The code, 0 to 65535; -1 if there was no error 42. May be NULL.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_stream_reset_code(phantom_stream stream, int32_t *reset_code);
+
+/**
+ * Waits for the next bytes, up to 256 KiB. When the peer finished and everything was received, end_of_stream is 1, and
+ * there is no data. Error 42 when the peer reset its half: what had not been received is dropped. If the session ended
+ * first, what had arrived is given, then error 14 or that which ended it. Nothing is lost when the time is up.
+ *
+ * @param stream The stream.
+ * @param timeout_ms How long to wait, in milliseconds: 0 not at all, PHANTOM_NO_TIMEOUT without a limit unless said
+ *     otherwise above.
+ * @param[out] data The bytes. All bytes that had arrived, up to 256 KiB, or one unreliable piece. The caller gives it
+ *     back by phantom_buffer_free.
+ * @param[out] end_of_stream The peer finished, and everything was received before; there is no data. May be NULL.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; waits in the calling thread and blocks no other. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_stream_recv(
+    phantom_stream stream, int64_t timeout_ms, phantom_buffer *data, int32_t *end_of_stream);
+
+/**
+ * Sets the priority of what this side sends, from now on.
+ *
+ * @param stream The stream.
+ * @param priority The higher, the sooner it is served; equals take turns.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_stream_set_priority(phantom_stream stream, uint32_t priority);
+
+/**
+ * Ends the own half, after everything that was sent. The peer's half goes on. Done once, it does nothing more.
+ *
+ * @param stream The stream.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_stream_finish(phantom_stream stream);
+
+/**
+ * Abandons the own half: what was not acknowledged is not sent again, and the peer drops what it had not read and gets
+ * error 42 with the code.
+ *
+ * @param stream The stream.
+ * @param code The code that the peer sees, 0 to 65535.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_stream_reset(phantom_stream stream, uint32_t code);
+
+/**
+ * Asks the peer to abandon its half, of which no more is wanted. The peer's next send is error 42 with the code.
+ *
+ * @param stream The stream.
+ * @param code The code that the peer sees, 0 to 65535.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_stream_stop(phantom_stream stream, uint32_t code);
+
+/**
+ * Gives a stream back and frees its handle. If the peer's half was received to its end, the own half is finished. If
+ * not, the peer is asked to stop, and an own half that was not finished is reset, both with code 0.
+ *
+ * @param stream The stream.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread. Calls under way on the handle go on; what they use lives until they return. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_stream_release(phantom_stream stream);
 
 /* --- Listeners --------------------------------------------------------------------------------------------------- */
 
@@ -1198,6 +1554,20 @@ PHANTOM_API phantom_status phantom_listener_metrics(phantom_listener listener, p
  * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
  */
 PHANTOM_API phantom_status phantom_outcome_session(phantom_outcome outcome, phantom_session *session);
+
+/**
+ * The verifying key that the client proved to hold; no bytes for a client that proved none.
+ *
+ * @param outcome The outcome.
+ * @param[out] verifying_key The verifying key, 1984 bytes. An array of the caller; NULL to ask for the length.
+ * @param verifying_key_cap Room at `verifying_key`, in bytes; less than needed is error 6.
+ * @param[out] verifying_key_len Its length, set whatever the room. May be NULL.
+ *
+ * @return PHANTOM_OK, or why it failed.
+ * Threads: Any thread, any number at once; does not wait for the network. Since 0.2.0.
+ */
+PHANTOM_API phantom_status phantom_outcome_client_identity(
+    phantom_outcome outcome, void *verifying_key, size_t verifying_key_cap, size_t *verifying_key_len);
 
 /**
  * The address of the peer.

@@ -20,10 +20,12 @@ from bindings.c.generated.phantom_c import (
     Leg,
     Metrics,
     Negotiated,
+    PaddingPolicy,
     SessionLastErrorResult,
     SessionNextEventResult,
 )
 from bindings.c.runtime.sessions import ThreadSession
+from bindings.c.runtime.streams import StreamOperations
 from phantom.api import connecting, listener
 from phantom.api.endpoint import Address, resolve_target
 from phantom.config import PhantomConfig
@@ -60,12 +62,36 @@ _SUITES: Final = {
     CipherSuite.CHACHA20_POLY1305: "chacha20-poly1305",
 }
 _COOKIE: Final = {CookiePolicy.UNSPECIFIED: "auto", CookiePolicy.AUTO: "auto", CookiePolicy.ALWAYS: "always"}
+_PADDING: Final = {PaddingPolicy.UNSPECIFIED: "none", PaddingPolicy.NONE: "none", PaddingPolicy.PADE: "pade"}
 _DURATIONS: Final = frozenset(
-    {"keepalive_interval", "connect_timeout", "close_timeout", "handshake_timeout", "silence_floor"}
+    {
+        "keepalive_interval",
+        "connect_timeout",
+        "close_timeout",
+        "handshake_timeout",
+        "silence_floor",
+        "jitter",
+        "cover_interval",
+    }
 )
+
+
+def _numbers(text: str) -> frozenset[int]:
+    words = text.split()
+    if not words or not all(word.isdecimal() for word in words):
+        raise ValidationError(f"numbers separated by a space, not {text!r}")
+    return frozenset(map(int, words))
+
+
+_TEXTS: Final[dict[str, Callable[[str], object]]] = {
+    "provider": lambda text: text or "auto",
+    "qlog_dir": lambda text: text or None,
+    "accept_versions": _numbers,
+}
 _U64: Final = frozenset({"recv_window", "session_recv_window", "recv_memory"})
 _U32: Final = frozenset(
     {
+        "offer_version",
         "send_segments",
         "recv_segments",
         "bulk_chunk",
@@ -154,7 +180,7 @@ class _Outcome:
         self._release(self.session)
 
 
-class LibraryOperations:
+class LibraryOperations(StreamOperations):
     """Operations of the generated glue. Thread safe."""
 
     def __init__(self, runtime: LibraryRuntime) -> None:
@@ -232,11 +258,13 @@ class LibraryOperations:
         config.set(field, None if field == "keepalive_interval" and value_ms == 0 else value_ms / 1000)
 
     def config_set_u32(self, config: _Config, field: str, value: int) -> None:
-        """Sets a number, a suite or a cookie policy."""
+        """Sets a number, or a choice by its number."""
         if field == "suite":
             config.set(field, _choice(_SUITES, CipherSuite, value))
         elif field == "cookie":
             config.set(field, _choice(_COOKIE, CookiePolicy, value))
+        elif field == "padding":
+            config.set(field, _choice(_PADDING, PaddingPolicy, value))
         else:
             _require(field, _U32, "a number of 32 bits")
             config.set(field, value)
@@ -247,9 +275,9 @@ class LibraryOperations:
         config.set(field, value)
 
     def config_set_text(self, config: _Config, field: str, value: str) -> None:
-        """Sets the provider."""
-        _require(field, frozenset({"provider"}), "a text")
-        config.set(field, value or "auto")
+        """Sets a text; the versions to accept are numbers separated by a space."""
+        _require(field, frozenset(_TEXTS), "a text")
+        config.set(field, _TEXTS[field](value))
 
     def config_free(self, config: _Config) -> None:
         """Nothing is left to do."""
@@ -514,5 +542,8 @@ def _metrics(snapshot: MetricsSnapshot) -> Metrics:
         replay_rejected_total=snapshot.replay_rejected_total,
         aead_failure_total=snapshot.aead_failure_total,
         unencrypted_dropped_total=snapshot.unencrypted_dropped_total,
+        active_streams=snapshot.active_streams,
+        rekeys_local_total=snapshot.rekeys_local_total,
+        rekeys_peer_total=snapshot.rekeys_peer_total,
         uptime=snapshot.uptime_secs,
     )

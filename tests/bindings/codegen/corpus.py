@@ -157,7 +157,7 @@ class Corpus:
         pick = self._random
         made = b""
         for _ in range(pick.randint(1, 3)):
-            number = pick.choice((1000, 15, 2**29 - 1, pick.randint(30, 5000)))
+            number = pick.choice((1000, 99, 2**29 - 1, pick.randint(60, 5000)))
             match pick.randrange(5):
                 case 0:
                     made += varint(number << 3) + varint(pick.getrandbits(pick.choice((7, 32, 64))))

@@ -103,6 +103,9 @@ def test_enums_that_no_call_has_are_left_out() -> None:
         "phantom_cipher_suite",
         "phantom_preset",
         "phantom_cookie_policy",
+        "phantom_padding_policy",
+        "phantom_session_event_kind",
+        "phantom_client_authentication",
     ]
 
 
@@ -113,6 +116,7 @@ def test_chapters_join_local_and_served_services() -> None:
         "Signing keys",
         "Configuration",
         "Sessions",
+        "Streams",
         "Listeners",
         "Outcomes",
     ]

@@ -82,6 +82,34 @@ export const CookiePolicy = {
 /** A value of CookiePolicy, or one that this version does not know. */
 export type CookiePolicy = Open<(typeof CookiePolicy)[keyof typeof CookiePolicy]>;
 
+/** What hides the length of what is sent. */
+export const PaddingPolicy = {
+  /** As configured otherwise. */
+  UNSPECIFIED: 0,
+  /** Nothing. */
+  NONE: 1,
+  /** Lengths are rounded up as PADÉ does, by at most 12 %. */
+  PADE: 2,
+} as const;
+
+/** A value of PaddingPolicy, or one that this version does not know. */
+export type PaddingPolicy = Open<(typeof PaddingPolicy)[keyof typeof PaddingPolicy]>;
+
+/** Whether clients prove who they are. */
+export const ClientAuthentication = {
+  /** As NONE. */
+  UNSPECIFIED: 0,
+  /** Everyone is taken, and nobody is asked. Pins are public: whoever knows the address gets in. */
+  NONE: 1,
+  /** Everyone is taken; an identity that a client proves is told. */
+  OPTIONAL: 2,
+  /** Only clients that prove an authorised identity are taken; nothing of others is told. */
+  REQUIRED: 3,
+} as const;
+
+/** A value of ClientAuthentication, or one that this version does not know. */
+export type ClientAuthentication = Open<(typeof ClientAuthentication)[keyof typeof ClientAuthentication]>;
+
 /** The public half of a signing key. */
 export interface VerifyingKey {
   /** Ed25519 public key (32 bytes), then ML-DSA-65 public key (1952 bytes). */
@@ -128,6 +156,13 @@ export interface PhantomConfig {
   recvSegments?: number | undefined;
   /** Opening the leg, before the handshake. */
   connectTimeout?: Duration | undefined;
+  /** The protocol version that a client offers: 2, or 1 for a server that has no other. */
+  offerVersion?: number | undefined;
+  /**
+   * The protocol versions that a listener takes. Empty: the default, which is without version 1. As text in C: numbers
+   * separated by a space.
+   */
+  acceptVersions: number[];
   /** What protects the packets that this side sends. Unspecified: chosen by what the processor is fast at. */
   suite: CipherSuite;
   /** Who supplies the cryptography: auto, openssl or pqcrypto. Empty: auto. */
@@ -150,6 +185,12 @@ export interface PhantomConfig {
   maxSessionsPerIp?: number | undefined;
   /** Upper bound of an orderly close. Absent: it goes on while the peer acknowledges something every 5 s. */
   closeTimeout?: Duration | undefined;
+  /** What hides the length of what is sent. */
+  padding: PaddingPolicy;
+  /** Packets wait up to this long, by chance, so that their times tell less. Zero switches it off. */
+  jitter?: Duration | undefined;
+  /** An idle session sends a packet without content about this often. Zero switches it off. */
+  coverInterval?: Duration | undefined;
   /** When a listener demands a cookie. */
   cookie: CookiePolicy;
   /** From how many hellos a minute on a listener demands how much proof of work, ascending. Empty: the defaults. */
@@ -162,6 +203,11 @@ export interface PhantomConfig {
   maxInflightHandshakes?: number | undefined;
   /** Handshakes in flight from one source. */
   maxInflightPerSource?: number | undefined;
+  /**
+   * Folder, on the host of the core, for an event log (qlog) of each session. Empty: as its environment says, and none
+   * if that says nothing.
+   */
+  qlogDir: string;
 }
 
 /** Codec of {@link PhantomConfig}. */
@@ -171,6 +217,8 @@ export const PhantomConfig: MessageType<PhantomConfig> = new MessageType("phanto
   { number: 5, name: "sendSegments", type: "uint32", optional: true },
   { number: 6, name: "recvSegments", type: "uint32", optional: true },
   { number: 12, name: "connectTimeout", type: () => Duration },
+  { number: 14, name: "offerVersion", type: "uint32", optional: true },
+  { number: 15, name: "acceptVersions", type: "uint32", repeated: "packed" },
   { number: 16, name: "suite", type: "enum" },
   { number: 17, name: "provider", type: "string" },
   { number: 18, name: "bulkChunk", type: "uint32", optional: true },
@@ -182,12 +230,16 @@ export const PhantomConfig: MessageType<PhantomConfig> = new MessageType("phanto
   { number: 24, name: "maxSessions", type: "uint32", optional: true },
   { number: 25, name: "maxSessionsPerIp", type: "uint32", optional: true },
   { number: 26, name: "closeTimeout", type: () => Duration },
+  { number: 29, name: "padding", type: "enum" },
+  { number: 30, name: "jitter", type: () => Duration },
+  { number: 31, name: "coverInterval", type: () => Duration },
   { number: 33, name: "cookie", type: "enum" },
   { number: 34, name: "loadTiers", type: () => LoadTier, repeated: "each" },
   { number: 35, name: "handshakeTimeout", type: () => Duration },
   { number: 36, name: "silenceFloor", type: () => Duration },
   { number: 37, name: "maxInflightHandshakes", type: "uint32", optional: true },
   { number: 38, name: "maxInflightPerSource", type: "uint32", optional: true },
+  { number: 39, name: "qlogDir", type: "string" },
 ]);
 
 /** One step of the proof of work that a loaded listener demands. */
@@ -249,6 +301,12 @@ export interface MetricsSnapshot {
   droppedTotal: Map<string, bigint>;
   /** Since the start of the session or listener. */
   uptime?: Duration | undefined;
+  /** Streams open now, opened by either side. */
+  activeStreams: bigint;
+  /** Changes of the traffic keys that this side began. */
+  rekeysLocalTotal: bigint;
+  /** Changes of the traffic keys that the peer began. */
+  rekeysPeerTotal: bigint;
 }
 
 /** Codec of {@link MetricsSnapshot}. */
@@ -273,6 +331,9 @@ export const MetricsSnapshot: MessageType<MetricsSnapshot> = new MessageType("ph
   { number: 18, name: "unencryptedDroppedTotal", type: "uint64" },
   { number: 19, name: "droppedTotal", type: "uint64", key: "string" },
   { number: 20, name: "uptime", type: () => Duration },
+  { number: 21, name: "activeStreams", type: "uint64" },
+  { number: 22, name: "rekeysLocalTotal", type: "uint64" },
+  { number: 23, name: "rekeysPeerTotal", type: "uint64" },
 ]);
 
 /** The content of the trailer `phantom-error-bin` of every call that failed for a reason of Phantom's. */
@@ -291,6 +352,8 @@ export interface ErrorDetail {
   rejectCode?: number | undefined;
   /** The highest protocol version that the server speaks (code 21). */
   supportedVersion?: number | undefined;
+  /** The code that the peer gave when it reset its half of the stream, or asked to stop this side's (code 42). */
+  resetCode?: number | undefined;
 }
 
 /** Codec of {@link ErrorDetail}. */
@@ -302,6 +365,7 @@ export const ErrorDetail: MessageType<ErrorDetail> = new MessageType("phantom.v1
   { number: 5, name: "unacknowledged", type: "uint64", optional: true },
   { number: 6, name: "rejectCode", type: "uint32", optional: true },
   { number: 7, name: "supportedVersion", type: "uint32", optional: true },
+  { number: 8, name: "resetCode", type: "uint32", optional: true },
 ]);
 
 /** A signing key, by its handle. */
@@ -454,6 +518,8 @@ export interface BindRequest {
   key?: SigningKeyRef | undefined;
   /** The configuration. */
   config?: PhantomConfig | undefined;
+  /** Which clients it takes. Absent: all, and none is asked who it is. */
+  clients?: ClientPolicy | undefined;
   /** Share the port with other processes that ask for the same. Otherwise a port in use is error 1. */
   reusePort: boolean;
 }
@@ -464,7 +530,32 @@ export const BindRequest: MessageType<BindRequest> = new MessageType("phantom.v1
   { number: 2, name: "addresses", type: "string", repeated: "each" },
   { number: 3, name: "key", type: () => SigningKeyRef },
   { number: 4, name: "config", type: () => PhantomConfig },
+  { number: 5, name: "clients", type: () => ClientPolicy },
   { number: 6, name: "reusePort", type: "bool" },
+]);
+
+/**
+ * Which clients a listener takes. With REQUIRED, authorised clients are named by one of the two lists (error 4
+ * otherwise); with anything else there is none.
+ */
+export interface ClientPolicy {
+  /** Whether clients prove who they are. */
+  authentication: ClientAuthentication;
+  /** The verifying keys of the clients, or their fingerprints. */
+  authorized: Pin[];
+  /**
+   * The absolute path of a file on the sidecar's host, which is read again when it changes: a fingerprint or a
+   * verifying key in hexadecimal characters on each line, then an optional comment; lines that begin with `#` are
+   * comments, too.
+   */
+  authorizedFile: string;
+}
+
+/** Codec of {@link ClientPolicy}. */
+export const ClientPolicy: MessageType<ClientPolicy> = new MessageType("phantom.v1.ClientPolicy", [
+  { number: 1, name: "authentication", type: "enum" },
+  { number: 2, name: "authorized", type: () => Pin, repeated: "each" },
+  { number: 3, name: "authorizedFile", type: "string" },
 ]);
 
 /** The answer to Bind. */
@@ -529,12 +620,15 @@ export interface Accepted {
   seq: bigint;
   /** The session. */
   session?: Session | undefined;
+  /** The key that the client proved to hold; absent for a client that proved none. */
+  clientIdentity?: VerifyingKey | undefined;
 }
 
 /** Codec of {@link Accepted}. */
 export const Accepted: MessageType<Accepted> = new MessageType("phantom.v1.Accepted", [
   { number: 1, name: "seq", type: "uint64" },
   { number: 2, name: "session", type: () => Session },
+  { number: 3, name: "clientIdentity", type: () => VerifyingKey },
 ]);
 
 /** Stops a listener. */
@@ -678,6 +772,11 @@ export interface ConnectRequest {
   target: string;
   /** What the server must prove to hold one of. Empty with a pinned URL; without any pin at all, error 4. */
   pins: Pin[];
+  /**
+   * Proves to the server who this client is; the server's policy decides about it. Connect then answers after the
+   * server accepted it; error 43 if it did not. Absent: the client proves nothing. The key can be dropped at once.
+   */
+  identity?: SigningKeyRef | undefined;
   /** The configuration. */
   config?: PhantomConfig | undefined;
   /** The whole connect, handshake included. Absent: 20 s, or the deadline of the call if that is sooner. */
@@ -689,6 +788,7 @@ export const ConnectRequest: MessageType<ConnectRequest> = new MessageType("phan
   { number: 1, name: "leaseId", type: "uint64" },
   { number: 2, name: "target", type: "string" },
   { number: 3, name: "pins", type: () => Pin, repeated: "each" },
+  { number: 5, name: "identity", type: () => SigningKeyRef },
   { number: 6, name: "config", type: () => PhantomConfig },
   { number: 10, name: "timeout", type: () => Duration },
 ]);
@@ -775,14 +875,15 @@ export interface SessionEvent {
   /**
    * What.
    *
-   * `stateChanged`: Its state changed.
+   * `stateChanged`: Its state changed. `rekeyed`: Its traffic keys were changed.
    */
-  event?: { readonly case: "stateChanged"; readonly value: StateChanged } | undefined;
+  event?: { readonly case: "stateChanged"; readonly value: StateChanged } | { readonly case: "rekeyed"; readonly value: Rekeyed } | undefined;
 }
 
 /** Codec of {@link SessionEvent}. */
 export const SessionEvent: MessageType<SessionEvent> = new MessageType("phantom.v1.SessionEvent", [
   { number: 1, name: "stateChanged", type: () => StateChanged, oneof: "event" },
+  { number: 3, name: "rekeyed", type: () => Rekeyed, oneof: "event" },
 ]);
 
 /** The state of a session changed. */
@@ -797,6 +898,23 @@ export interface StateChanged {
 export const StateChanged: MessageType<StateChanged> = new MessageType("phantom.v1.StateChanged", [
   { number: 1, name: "state", type: "enum", offset: -1 },
   { number: 2, name: "reason", type: "string" },
+]);
+
+/** The traffic keys of a session were changed. */
+export interface Rekeyed {
+  /** The key epoch from now on. */
+  epoch: number;
+  /** The peer began it. */
+  byPeer: boolean;
+  /** Why. */
+  reason: string;
+}
+
+/** Codec of {@link Rekeyed}. */
+export const Rekeyed: MessageType<Rekeyed> = new MessageType("phantom.v1.Rekeyed", [
+  { number: 1, name: "epoch", type: "uint32" },
+  { number: 2, name: "byPeer", type: "bool" },
+  { number: 3, name: "reason", type: "string" },
 ]);
 
 /** Sends a message. */
@@ -1012,6 +1130,56 @@ export interface FlushResponse {
 /** Codec of {@link FlushResponse}. */
 export const FlushResponse: MessageType<FlushResponse> = new MessageType("phantom.v1.FlushResponse", [
   { number: 1, name: "acknowledged", type: "uint64" },
+]);
+
+/** Changes the traffic keys. */
+export interface RekeyRequest {
+  /** The session. */
+  session?: SessionRef | undefined;
+}
+
+/** Codec of {@link RekeyRequest}. */
+export const RekeyRequest: MessageType<RekeyRequest> = new MessageType("phantom.v1.RekeyRequest", [
+  { number: 1, name: "session", type: () => SessionRef },
+]);
+
+/** The answer to Rekey. */
+export interface RekeyResponse {
+  /** The key epoch from now on. */
+  epoch: number;
+}
+
+/** Codec of {@link RekeyResponse}. */
+export const RekeyResponse: MessageType<RekeyResponse> = new MessageType("phantom.v1.RekeyResponse", [
+  { number: 1, name: "epoch", type: "uint32" },
+]);
+
+/** Asks for keying material. */
+export interface ExportKeyingMaterialRequest {
+  /** The session. */
+  session?: SessionRef | undefined;
+  /** What it is for; up to 255 bytes. Both ends must use the same. */
+  label: string;
+  /** How many bytes, up to 8160. 0: 32. */
+  length: number;
+}
+
+/** Codec of {@link ExportKeyingMaterialRequest}. */
+export const ExportKeyingMaterialRequest: MessageType<ExportKeyingMaterialRequest> = new MessageType("phantom.v1.ExportKeyingMaterialRequest", [
+  { number: 1, name: "session", type: () => SessionRef },
+  { number: 2, name: "label", type: "string" },
+  { number: 3, name: "length", type: "uint32" },
+]);
+
+/** The answer to ExportKeyingMaterial. */
+export interface ExportKeyingMaterialResponse {
+  /** The bytes. Whoever has them can do what the session's ends use them for. */
+  keyingMaterial: Uint8Array;
+}
+
+/** Codec of {@link ExportKeyingMaterialResponse}. */
+export const ExportKeyingMaterialResponse: MessageType<ExportKeyingMaterialResponse> = new MessageType("phantom.v1.ExportKeyingMaterialResponse", [
+  { number: 1, name: "keyingMaterial", type: "bytes", sensitive: true },
 ]);
 
 /** Asks for the metrics of a session. */
@@ -1280,4 +1448,374 @@ export const LeaseState: MessageType<LeaseState> = new MessageType("phantom.v1.L
   { number: 1, name: "sessions", type: "uint32" },
   { number: 2, name: "listeners", type: "uint32" },
   { number: 3, name: "signingKeys", type: "uint32" },
+]);
+
+/** A stream, by its handle. */
+export interface StreamRef {
+  /** The handle; unknown ones are error 13. */
+  handle: bigint;
+}
+
+/** Codec of {@link StreamRef}. */
+export const StreamRef: MessageType<StreamRef> = new MessageType("phantom.v1.StreamRef", [
+  { number: 1, name: "handle", type: "uint64" },
+]);
+
+/** A stream. */
+export interface Stream {
+  /** Its handle. */
+  ref?: StreamRef | undefined;
+  /** Its id in the session; the same at both ends. Odd ids are those that the client of the session opened. */
+  id: number;
+  /** The priority of what this side sends. */
+  priority: number;
+  /** The most bytes that an unreliable send can carry. */
+  maxUnreliableSize: number;
+}
+
+/** Codec of {@link Stream}. */
+export const Stream: MessageType<Stream> = new MessageType("phantom.v1.Stream", [
+  { number: 1, name: "ref", type: () => StreamRef },
+  { number: 2, name: "id", type: "uint32" },
+  { number: 3, name: "priority", type: "uint32" },
+  { number: 4, name: "maxUnreliableSize", type: "uint32" },
+]);
+
+/** Opens a stream. */
+export interface StreamServiceOpenRequest {
+  /** The session. */
+  session?: SessionRef | undefined;
+  /** The higher, the sooner it is served; equals take turns. */
+  priority: number;
+  /** Do not wait for another stream to end: error 33 if too many are open. */
+  noWait: boolean;
+}
+
+/** Codec of {@link StreamServiceOpenRequest}. */
+export const StreamServiceOpenRequest: MessageType<StreamServiceOpenRequest> = new MessageType("phantom.v1.StreamServiceOpenRequest", [
+  { number: 1, name: "session", type: () => SessionRef },
+  { number: 2, name: "priority", type: "uint32" },
+  { number: 3, name: "noWait", type: "bool" },
+]);
+
+/** The answer to Open. */
+export interface StreamServiceOpenResponse {
+  /** The stream. */
+  stream?: Stream | undefined;
+}
+
+/** Codec of {@link StreamServiceOpenResponse}. */
+export const StreamServiceOpenResponse: MessageType<StreamServiceOpenResponse> = new MessageType("phantom.v1.StreamServiceOpenResponse", [
+  { number: 1, name: "stream", type: () => Stream },
+]);
+
+/** Waits for a stream. */
+export interface StreamServiceAcceptRequest {
+  /** The session. */
+  session?: SessionRef | undefined;
+  /** The seq of the last stream that was received, 0 before the first. */
+  ack: bigint;
+}
+
+/** Codec of {@link StreamServiceAcceptRequest}. */
+export const StreamServiceAcceptRequest: MessageType<StreamServiceAcceptRequest> = new MessageType("phantom.v1.StreamServiceAcceptRequest", [
+  { number: 1, name: "session", type: () => SessionRef },
+  { number: 2, name: "ack", type: "uint64" },
+]);
+
+/** The answer to Accept. */
+export interface StreamServiceAcceptResponse {
+  /** What came. */
+  accepted?: AcceptedStream | undefined;
+}
+
+/** Codec of {@link StreamServiceAcceptResponse}. */
+export const StreamServiceAcceptResponse: MessageType<StreamServiceAcceptResponse> = new MessageType("phantom.v1.StreamServiceAcceptResponse", [
+  { number: 1, name: "accepted", type: () => AcceptedStream },
+]);
+
+/** A stream that the peer opened. */
+export interface AcceptedStream {
+  /** Counts up from 1 in this session. */
+  seq: bigint;
+  /** The stream. */
+  stream?: Stream | undefined;
+}
+
+/** Codec of {@link AcceptedStream}. */
+export const AcceptedStream: MessageType<AcceptedStream> = new MessageType("phantom.v1.AcceptedStream", [
+  { number: 1, name: "seq", type: "uint64" },
+  { number: 2, name: "stream", type: () => Stream },
+]);
+
+/** Sends bytes. */
+export interface StreamServiceSendRequest {
+  /** The stream. */
+  stream?: StreamRef | undefined;
+  /** The bytes. */
+  data: Uint8Array;
+  /** As one piece that may be lost, of at most max_unreliable_size bytes (error 6). */
+  unreliable: boolean;
+}
+
+/** Codec of {@link StreamServiceSendRequest}. */
+export const StreamServiceSendRequest: MessageType<StreamServiceSendRequest> = new MessageType("phantom.v1.StreamServiceSendRequest", [
+  { number: 1, name: "stream", type: () => StreamRef },
+  { number: 2, name: "data", type: "bytes" },
+  { number: 3, name: "unreliable", type: "bool" },
+]);
+
+/** The answer to Send. */
+export interface StreamServiceSendResponse {
+}
+
+/** Codec of {@link StreamServiceSendResponse}. */
+export const StreamServiceSendResponse: MessageType<StreamServiceSendResponse> = new MessageType("phantom.v1.StreamServiceSendResponse", [
+]);
+
+/** Waits for bytes. */
+export interface StreamServiceRecvRequest {
+  /** The stream. */
+  stream?: StreamRef | undefined;
+  /** The seq of the last piece that was received, 0 before the first. */
+  ack: bigint;
+}
+
+/** Codec of {@link StreamServiceRecvRequest}. */
+export const StreamServiceRecvRequest: MessageType<StreamServiceRecvRequest> = new MessageType("phantom.v1.StreamServiceRecvRequest", [
+  { number: 1, name: "stream", type: () => StreamRef },
+  { number: 2, name: "ack", type: "uint64" },
+]);
+
+/** The answer to Recv. */
+export interface StreamServiceRecvResponse {
+  /** The bytes, or their end. */
+  piece?: StreamData | undefined;
+}
+
+/** Codec of {@link StreamServiceRecvResponse}. */
+export const StreamServiceRecvResponse: MessageType<StreamServiceRecvResponse> = new MessageType("phantom.v1.StreamServiceRecvResponse", [
+  { number: 1, name: "piece", type: () => StreamData },
+]);
+
+/** Bytes of the peer, or their end. */
+export interface StreamData {
+  /** Counts up from 1 in this stream. */
+  seq: bigint;
+  /** The bytes. All bytes that had arrived, up to 256 KiB, or one unreliable piece. */
+  data: Uint8Array;
+  /** The peer finished, and everything was received before; there is no data. */
+  endOfStream: boolean;
+}
+
+/** Codec of {@link StreamData}. */
+export const StreamData: MessageType<StreamData> = new MessageType("phantom.v1.StreamData", [
+  { number: 1, name: "seq", type: "uint64" },
+  { number: 2, name: "data", type: "bytes" },
+  { number: 3, name: "endOfStream", type: "bool" },
+]);
+
+/** One message of the client in Exchange. */
+export interface StreamServiceExchangeRequest {
+  /** The frame. */
+  frame?: StreamClientFrame | undefined;
+}
+
+/** Codec of {@link StreamServiceExchangeRequest}. */
+export const StreamServiceExchangeRequest: MessageType<StreamServiceExchangeRequest> = new MessageType("phantom.v1.StreamServiceExchangeRequest", [
+  { number: 1, name: "frame", type: () => StreamClientFrame },
+]);
+
+/** One message of the sidecar in Exchange. */
+export interface StreamServiceExchangeResponse {
+  /** The frame. */
+  frame?: StreamServerFrame | undefined;
+}
+
+/** Codec of {@link StreamServiceExchangeResponse}. */
+export const StreamServiceExchangeResponse: MessageType<StreamServiceExchangeResponse> = new MessageType("phantom.v1.StreamServiceExchangeResponse", [
+  { number: 1, name: "frame", type: () => StreamServerFrame },
+]);
+
+/** What the client sends in Exchange. */
+export interface StreamClientFrame {
+  /**
+   * The frame.
+   *
+   * `open`: Begins the exchange; the first frame and no other. `chunk`: Bytes to send, or their end. `credit`: What the
+   * sidecar may send in addition. Its ack names the last chunk that was received.
+   */
+  frame?: { readonly case: "open"; readonly value: StreamExchangeOpen } | { readonly case: "chunk"; readonly value: StreamChunk } | { readonly case: "credit"; readonly value: Credit } | undefined;
+}
+
+/** Codec of {@link StreamClientFrame}. */
+export const StreamClientFrame: MessageType<StreamClientFrame> = new MessageType("phantom.v1.StreamClientFrame", [
+  { number: 1, name: "open", type: () => StreamExchangeOpen, oneof: "frame" },
+  { number: 2, name: "chunk", type: () => StreamChunk, oneof: "frame" },
+  { number: 3, name: "credit", type: () => Credit, oneof: "frame" },
+]);
+
+/** What the sidecar sends in Exchange. */
+export interface StreamServerFrame {
+  /**
+   * The frame.
+   *
+   * `opened`: The exchange has begun; the first frame. `chunk`: Bytes of the peer, or their end. `credit`: What the
+   * client may send in addition. Its ack is how many chunks of this exchange the stream has taken. `failed`: Why the
+   * exchange ends; the last frame. Status and trailer of the call say the same, but some clients that are writing at
+   * that moment never get to see them.
+   */
+  frame?: { readonly case: "opened"; readonly value: ExchangeOpened } | { readonly case: "chunk"; readonly value: StreamChunk } | { readonly case: "credit"; readonly value: Credit } | { readonly case: "failed"; readonly value: ErrorDetail } | undefined;
+}
+
+/** Codec of {@link StreamServerFrame}. */
+export const StreamServerFrame: MessageType<StreamServerFrame> = new MessageType("phantom.v1.StreamServerFrame", [
+  { number: 1, name: "opened", type: () => ExchangeOpened, oneof: "frame" },
+  { number: 2, name: "chunk", type: () => StreamChunk, oneof: "frame" },
+  { number: 3, name: "credit", type: () => Credit, oneof: "frame" },
+  { number: 4, name: "failed", type: () => ErrorDetail, oneof: "frame" },
+]);
+
+/** Begins an exchange. */
+export interface StreamExchangeOpen {
+  /** The stream. */
+  stream?: StreamRef | undefined;
+  /** The seq of the last piece that was received, 0 before the first. */
+  ack: bigint;
+  /** What the sidecar may send before the first credit, from 320 KiB to 4 MiB. 0: 4 MiB. */
+  window: bigint;
+  /** Only send. Leaves receiving to Recv or to another exchange. */
+  sendOnly: boolean;
+}
+
+/** Codec of {@link StreamExchangeOpen}. */
+export const StreamExchangeOpen: MessageType<StreamExchangeOpen> = new MessageType("phantom.v1.StreamExchangeOpen", [
+  { number: 1, name: "stream", type: () => StreamRef },
+  { number: 2, name: "ack", type: "uint64" },
+  { number: 3, name: "window", type: "uint64" },
+  { number: 4, name: "sendOnly", type: "bool" },
+]);
+
+/** Bytes of a stream, or their end. */
+export interface StreamChunk {
+  /** The bytes. */
+  data: Uint8Array;
+  /** The half is finished behind these bytes. The last chunk of its direction. */
+  endOfStream: boolean;
+  /** Which piece of the stream this is, as StreamData.seq. Set by the sidecar only. */
+  seq: bigint;
+  /** As one piece that may be lost. Set by the client only. */
+  unreliable: boolean;
+}
+
+/** Codec of {@link StreamChunk}. */
+export const StreamChunk: MessageType<StreamChunk> = new MessageType("phantom.v1.StreamChunk", [
+  { number: 1, name: "data", type: "bytes" },
+  { number: 2, name: "endOfStream", type: "bool" },
+  { number: 3, name: "seq", type: "uint64" },
+  { number: 4, name: "unreliable", type: "bool" },
+]);
+
+/** Sets a priority. */
+export interface StreamServiceSetPriorityRequest {
+  /** The stream. */
+  stream?: StreamRef | undefined;
+  /** The higher, the sooner it is served; equals take turns. */
+  priority: number;
+}
+
+/** Codec of {@link StreamServiceSetPriorityRequest}. */
+export const StreamServiceSetPriorityRequest: MessageType<StreamServiceSetPriorityRequest> = new MessageType("phantom.v1.StreamServiceSetPriorityRequest", [
+  { number: 1, name: "stream", type: () => StreamRef },
+  { number: 2, name: "priority", type: "uint32" },
+]);
+
+/** The answer to SetPriority. */
+export interface StreamServiceSetPriorityResponse {
+}
+
+/** Codec of {@link StreamServiceSetPriorityResponse}. */
+export const StreamServiceSetPriorityResponse: MessageType<StreamServiceSetPriorityResponse> = new MessageType("phantom.v1.StreamServiceSetPriorityResponse", [
+]);
+
+/** Ends the own half. */
+export interface StreamServiceFinishRequest {
+  /** The stream. */
+  stream?: StreamRef | undefined;
+}
+
+/** Codec of {@link StreamServiceFinishRequest}. */
+export const StreamServiceFinishRequest: MessageType<StreamServiceFinishRequest> = new MessageType("phantom.v1.StreamServiceFinishRequest", [
+  { number: 1, name: "stream", type: () => StreamRef },
+]);
+
+/** The answer to Finish. */
+export interface StreamServiceFinishResponse {
+}
+
+/** Codec of {@link StreamServiceFinishResponse}. */
+export const StreamServiceFinishResponse: MessageType<StreamServiceFinishResponse> = new MessageType("phantom.v1.StreamServiceFinishResponse", [
+]);
+
+/** Abandons the own half. */
+export interface StreamServiceResetRequest {
+  /** The stream. */
+  stream?: StreamRef | undefined;
+  /** The code that the peer sees, 0 to 65535. */
+  code: number;
+}
+
+/** Codec of {@link StreamServiceResetRequest}. */
+export const StreamServiceResetRequest: MessageType<StreamServiceResetRequest> = new MessageType("phantom.v1.StreamServiceResetRequest", [
+  { number: 1, name: "stream", type: () => StreamRef },
+  { number: 2, name: "code", type: "uint32" },
+]);
+
+/** The answer to Reset. */
+export interface StreamServiceResetResponse {
+}
+
+/** Codec of {@link StreamServiceResetResponse}. */
+export const StreamServiceResetResponse: MessageType<StreamServiceResetResponse> = new MessageType("phantom.v1.StreamServiceResetResponse", [
+]);
+
+/** Asks the peer to abandon its half. */
+export interface StreamServiceStopRequest {
+  /** The stream. */
+  stream?: StreamRef | undefined;
+  /** The code that the peer sees, 0 to 65535. */
+  code: number;
+}
+
+/** Codec of {@link StreamServiceStopRequest}. */
+export const StreamServiceStopRequest: MessageType<StreamServiceStopRequest> = new MessageType("phantom.v1.StreamServiceStopRequest", [
+  { number: 1, name: "stream", type: () => StreamRef },
+  { number: 2, name: "code", type: "uint32" },
+]);
+
+/** The answer to Stop. */
+export interface StreamServiceStopResponse {
+}
+
+/** Codec of {@link StreamServiceStopResponse}. */
+export const StreamServiceStopResponse: MessageType<StreamServiceStopResponse> = new MessageType("phantom.v1.StreamServiceStopResponse", [
+]);
+
+/** Gives a stream back. */
+export interface StreamServiceReleaseRequest {
+  /** The stream. */
+  stream?: StreamRef | undefined;
+}
+
+/** Codec of {@link StreamServiceReleaseRequest}. */
+export const StreamServiceReleaseRequest: MessageType<StreamServiceReleaseRequest> = new MessageType("phantom.v1.StreamServiceReleaseRequest", [
+  { number: 1, name: "stream", type: () => StreamRef },
+]);
+
+/** The answer to Release. */
+export interface StreamServiceReleaseResponse {
+}
+
+/** Codec of {@link StreamServiceReleaseResponse}. */
+export const StreamServiceReleaseResponse: MessageType<StreamServiceReleaseResponse> = new MessageType("phantom.v1.StreamServiceReleaseResponse", [
 ]);

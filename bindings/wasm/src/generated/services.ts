@@ -128,8 +128,8 @@ export const SessionService = {
     streams: "none",
   } satisfies Method<messages.GetRequest, messages.GetResponse, "none">,
   /**
-   * The state of a session as it is, then every change, each with its reason, until the session ended. One call waits
-   * at a time: a newer one ends the older with error 3.
+   * The state of a session as it is, then every change of it and of its keys, each with its reason, until the session
+   * ended. One call waits at a time: a newer one ends the older with error 3.
    */
   watchEvents: {
     path: "/phantom.v1.SessionService/WatchEvents",
@@ -180,6 +180,27 @@ export const SessionService = {
     response: messages.FlushResponse,
     streams: "none",
   } satisfies Method<messages.FlushRequest, messages.FlushResponse, "none">,
+  /**
+   * Changes the traffic keys of both directions, and returns when that has begun; data goes on. Waits for a change that
+   * is under way. Sessions do so by themselves, long before a key is used up. Error 27 after 255 changes, error 19 in a
+   * session of wire version 1.
+   */
+  rekey: {
+    path: "/phantom.v1.SessionService/Rekey",
+    request: messages.RekeyRequest,
+    response: messages.RekeyResponse,
+    streams: "none",
+  } satisfies Method<messages.RekeyRequest, messages.RekeyResponse, "none">,
+  /**
+   * Bytes that both ends of this session can derive and nobody else: the same at both for the same label and length,
+   * others in every other session and for every other label. Changing the traffic keys changes nothing of them.
+   */
+  exportKeyingMaterial: {
+    path: "/phantom.v1.SessionService/ExportKeyingMaterial",
+    request: messages.ExportKeyingMaterialRequest,
+    response: messages.ExportKeyingMaterialResponse,
+    streams: "none",
+  } satisfies Method<messages.ExportKeyingMaterialRequest, messages.ExportKeyingMaterialResponse, "none">,
   /** What went over this session. */
   getMetrics: {
     path: "/phantom.v1.SessionService/GetMetrics",
@@ -250,4 +271,118 @@ export const SidecarService = {
     response: messages.KeepLeaseResponse,
     streams: "both",
   } satisfies Method<messages.KeepLeaseRequest, messages.KeepLeaseResponse, "both">,
+} as const;
+
+/**
+ * Streams of a session, beside its messages: bytes both ways, each stream with an order, a flow control and a priority
+ * of its own, so that one that nobody reads holds up no other. A stream has no messages: bytes may arrive in other
+ * pieces than they were sent in. Each end has a half that it writes, and each half ends by itself: finished in order,
+ * or reset.
+ *
+ * A handle stays until Release, and at the longest as long as its session. Send and Recv carry up to 1 MiB in one call;
+ * Exchange carries any amount in both directions at once, with credits in bytes, so that a slow client stalls the peer
+ * and fills no memory. A session of wire version 1 has fewer verbs: reset and stop are error 19 there.
+ *
+ * Since 0.2.0.
+ */
+export const StreamService = {
+  /**
+   * Opens a stream. The peer hears of it at once, even if nothing is sent, so that it may speak first. 256 may be open
+   * each way; with that many, it waits for one to end, or is error 33.
+   */
+  open: {
+    path: "/phantom.v1.StreamService/Open",
+    request: messages.StreamServiceOpenRequest,
+    response: messages.StreamServiceOpenResponse,
+    streams: "none",
+  } satisfies Method<messages.StreamServiceOpenRequest, messages.StreamServiceOpenResponse, "none">,
+  /**
+   * Waits for the next stream that the peer opens; the deadline of the call is the limit. Loses nothing to
+   * cancellation: a stream that was not acknowledged is given again. One call waits at a time: a newer one ends the
+   * older with error 3. After the end of the session error 14 or that which ended it.
+   */
+  accept: {
+    path: "/phantom.v1.StreamService/Accept",
+    request: messages.StreamServiceAcceptRequest,
+    response: messages.StreamServiceAcceptResponse,
+    streams: "none",
+  } satisfies Method<messages.StreamServiceAcceptRequest, messages.StreamServiceAcceptResponse, "none">,
+  /**
+   * Sends up to 1 MiB. Reliable bytes arrive in order and once; the call answers when all of them are queued, which
+   * waits while too much is. Unreliable bytes leave at once as one piece that may be lost or overtaken. Error 34 after
+   * the own half was finished or reset, error 42 after the peer asked to stop.
+   */
+  send: {
+    path: "/phantom.v1.StreamService/Send",
+    request: messages.StreamServiceSendRequest,
+    response: messages.StreamServiceSendResponse,
+    streams: "none",
+  } satisfies Method<messages.StreamServiceSendRequest, messages.StreamServiceSendResponse, "none">,
+  /**
+   * Waits for the next bytes; the deadline of the call is the limit. Loses nothing to cancellation: the sidecar keeps a
+   * piece until it is acknowledged and gives it again until then. One Recv or receiving Exchange waits at a time: a
+   * newer one ends the older with error 3. When the peer finished and everything was received, end_of_stream is set,
+   * and there is no data. Error 42 when the peer reset its half: what had not been received is dropped. If the session
+   * ended first, what had arrived is given, then error 14 or that which ended it.
+   */
+  recv: {
+    path: "/phantom.v1.StreamService/Recv",
+    request: messages.StreamServiceRecvRequest,
+    response: messages.StreamServiceRecvResponse,
+    streams: "none",
+  } satisfies Method<messages.StreamServiceRecvRequest, messages.StreamServiceRecvResponse, "none">,
+  /**
+   * Sends and receives until both halves have ended, or the call. The first frame is a StreamExchangeOpen, answered by
+   * an ExchangeOpened. Either side sends chunks only within the credit that the other granted (error 6 otherwise); a
+   * chunk costs the bytes of its data and 64 more. At most 1 MiB of data go in one frame; 256 KiB are best. When the
+   * client ends its half of the call, the sidecar acknowledges all it took by a last Credit, and bytes go on to arrive
+   * as far as credit reaches; the half of the stream ends by end_of_stream alone.
+   */
+  exchange: {
+    path: "/phantom.v1.StreamService/Exchange",
+    request: messages.StreamServiceExchangeRequest,
+    response: messages.StreamServiceExchangeResponse,
+    streams: "both",
+  } satisfies Method<messages.StreamServiceExchangeRequest, messages.StreamServiceExchangeResponse, "both">,
+  /** Sets the priority of what this side sends, from now on. */
+  setPriority: {
+    path: "/phantom.v1.StreamService/SetPriority",
+    request: messages.StreamServiceSetPriorityRequest,
+    response: messages.StreamServiceSetPriorityResponse,
+    streams: "none",
+  } satisfies Method<messages.StreamServiceSetPriorityRequest, messages.StreamServiceSetPriorityResponse, "none">,
+  /** Ends the own half, after everything that was sent. The peer's half goes on. Done once, it does nothing more. */
+  finish: {
+    path: "/phantom.v1.StreamService/Finish",
+    request: messages.StreamServiceFinishRequest,
+    response: messages.StreamServiceFinishResponse,
+    streams: "none",
+  } satisfies Method<messages.StreamServiceFinishRequest, messages.StreamServiceFinishResponse, "none">,
+  /**
+   * Abandons the own half: what was not acknowledged is not sent again, and the peer drops what it had not read and
+   * gets error 42 with the code.
+   */
+  reset: {
+    path: "/phantom.v1.StreamService/Reset",
+    request: messages.StreamServiceResetRequest,
+    response: messages.StreamServiceResetResponse,
+    streams: "none",
+  } satisfies Method<messages.StreamServiceResetRequest, messages.StreamServiceResetResponse, "none">,
+  /** Asks the peer to abandon its half, of which no more is wanted. The peer's next send is error 42 with the code. */
+  stop: {
+    path: "/phantom.v1.StreamService/Stop",
+    request: messages.StreamServiceStopRequest,
+    response: messages.StreamServiceStopResponse,
+    streams: "none",
+  } satisfies Method<messages.StreamServiceStopRequest, messages.StreamServiceStopResponse, "none">,
+  /**
+   * Gives a stream back and frees its handle. If the peer's half was received to its end, the own half is finished. If
+   * not, the peer is asked to stop, and an own half that was not finished is reset, both with code 0.
+   */
+  release: {
+    path: "/phantom.v1.StreamService/Release",
+    request: messages.StreamServiceReleaseRequest,
+    response: messages.StreamServiceReleaseResponse,
+    streams: "none",
+  } satisfies Method<messages.StreamServiceReleaseRequest, messages.StreamServiceReleaseResponse, "none">,
 } as const;

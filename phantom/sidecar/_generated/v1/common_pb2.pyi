@@ -176,6 +176,30 @@ COOKIE_POLICY_ALWAYS: CookiePolicy.ValueType  # 2
 """Of everyone."""
 Global___CookiePolicy: _TypeAlias = CookiePolicy  # noqa: Y015
 
+class _PaddingPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PaddingPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaddingPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PADDING_POLICY_UNSPECIFIED: _PaddingPolicy.ValueType  # 0
+    """As configured otherwise."""
+    PADDING_POLICY_NONE: _PaddingPolicy.ValueType  # 1
+    """Nothing."""
+    PADDING_POLICY_PADE: _PaddingPolicy.ValueType  # 2
+    """Lengths are rounded up as PADÉ does, by at most 12 %."""
+
+class PaddingPolicy(_PaddingPolicy, metaclass=_PaddingPolicyEnumTypeWrapper):
+    """What hides the length of what is sent."""
+
+PADDING_POLICY_UNSPECIFIED: PaddingPolicy.ValueType  # 0
+"""As configured otherwise."""
+PADDING_POLICY_NONE: PaddingPolicy.ValueType  # 1
+"""Nothing."""
+PADDING_POLICY_PADE: PaddingPolicy.ValueType  # 2
+"""Lengths are rounded up as PADÉ does, by at most 12 %."""
+Global___PaddingPolicy: _TypeAlias = PaddingPolicy  # noqa: Y015
+
 @_typing.final
 class VerifyingKey(_message.Message):
     """The public half of a signing key."""
@@ -243,6 +267,8 @@ class PhantomConfig(_message.Message):
     SEND_SEGMENTS_FIELD_NUMBER: _builtins.int
     RECV_SEGMENTS_FIELD_NUMBER: _builtins.int
     CONNECT_TIMEOUT_FIELD_NUMBER: _builtins.int
+    OFFER_VERSION_FIELD_NUMBER: _builtins.int
+    ACCEPT_VERSIONS_FIELD_NUMBER: _builtins.int
     SUITE_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     BULK_CHUNK_FIELD_NUMBER: _builtins.int
@@ -254,18 +280,24 @@ class PhantomConfig(_message.Message):
     MAX_SESSIONS_FIELD_NUMBER: _builtins.int
     MAX_SESSIONS_PER_IP_FIELD_NUMBER: _builtins.int
     CLOSE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
+    JITTER_FIELD_NUMBER: _builtins.int
+    COVER_INTERVAL_FIELD_NUMBER: _builtins.int
     COOKIE_FIELD_NUMBER: _builtins.int
     LOAD_TIERS_FIELD_NUMBER: _builtins.int
     HANDSHAKE_TIMEOUT_FIELD_NUMBER: _builtins.int
     SILENCE_FLOOR_FIELD_NUMBER: _builtins.int
     MAX_INFLIGHT_HANDSHAKES_FIELD_NUMBER: _builtins.int
     MAX_INFLIGHT_PER_SOURCE_FIELD_NUMBER: _builtins.int
+    QLOG_DIR_FIELD_NUMBER: _builtins.int
     preset: Global___ConfigPreset.ValueType
     """The starting point."""
     send_segments: _builtins.int
     """Segments outstanding per stream."""
     recv_segments: _builtins.int
     """Early segments kept per stream."""
+    offer_version: _builtins.int
+    """The protocol version that a client offers: 2, or 1 for a server that has no other."""
     suite: Global___CipherSuite.ValueType
     """What protects the packets that this side sends. Unspecified: chosen by what the processor is fast at."""
     provider: _builtins.str
@@ -286,12 +318,16 @@ class PhantomConfig(_message.Message):
     """Sessions of one listener. 0 switches the limit off."""
     max_sessions_per_ip: _builtins.int
     """Sessions of one source address (IPv6: /64). 0 switches the limit off."""
+    padding: Global___PaddingPolicy.ValueType
+    """What hides the length of what is sent."""
     cookie: Global___CookiePolicy.ValueType
     """When a listener demands a cookie."""
     max_inflight_handshakes: _builtins.int
     """Handshakes in flight at one listener."""
     max_inflight_per_source: _builtins.int
     """Handshakes in flight from one source."""
+    qlog_dir: _builtins.str
+    """Folder, on the host of the core, for an event log (qlog) of each session. Empty: as its environment says, and none if that says nothing."""
     @_builtins.property
     def keepalive_interval(self) -> _duration_pb2.Duration:
         """Idle time after which an encrypted ping is sent. Zero switches it off."""
@@ -301,8 +337,20 @@ class PhantomConfig(_message.Message):
         """Opening the leg, before the handshake."""
 
     @_builtins.property
+    def accept_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The protocol versions that a listener takes. Empty: the default, which is without version 1. As text in C: numbers separated by a space."""
+
+    @_builtins.property
     def close_timeout(self) -> _duration_pb2.Duration:
         """Upper bound of an orderly close. Absent: it goes on while the peer acknowledges something every 5 s."""
+
+    @_builtins.property
+    def jitter(self) -> _duration_pb2.Duration:
+        """Packets wait up to this long, by chance, so that their times tell less. Zero switches it off."""
+
+    @_builtins.property
+    def cover_interval(self) -> _duration_pb2.Duration:
+        """An idle session sends a packet without content about this often. Zero switches it off."""
 
     @_builtins.property
     def load_tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadTier]:
@@ -324,6 +372,8 @@ class PhantomConfig(_message.Message):
         send_segments: _builtins.int | None = ...,
         recv_segments: _builtins.int | None = ...,
         connect_timeout: _duration_pb2.Duration | None = ...,
+        offer_version: _builtins.int | None = ...,
+        accept_versions: _abc.Iterable[_builtins.int] | None = ...,
         suite: Global___CipherSuite.ValueType = ...,
         provider: _builtins.str = ...,
         bulk_chunk: _builtins.int | None = ...,
@@ -335,16 +385,20 @@ class PhantomConfig(_message.Message):
         max_sessions: _builtins.int | None = ...,
         max_sessions_per_ip: _builtins.int | None = ...,
         close_timeout: _duration_pb2.Duration | None = ...,
+        padding: Global___PaddingPolicy.ValueType = ...,
+        jitter: _duration_pb2.Duration | None = ...,
+        cover_interval: _duration_pb2.Duration | None = ...,
         cookie: Global___CookiePolicy.ValueType = ...,
         load_tiers: _abc.Iterable[Global___LoadTier] | None = ...,
         handshake_timeout: _duration_pb2.Duration | None = ...,
         silence_floor: _duration_pb2.Duration | None = ...,
         max_inflight_handshakes: _builtins.int | None = ...,
         max_inflight_per_source: _builtins.int | None = ...,
+        qlog_dir: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bulk_chunk", b"_bulk_chunk", "_frame_cap", b"_frame_cap", "_max_inflight_handshakes", b"_max_inflight_handshakes", "_max_inflight_per_source", b"_max_inflight_per_source", "_max_message", b"_max_message", "_max_sessions", b"_max_sessions", "_max_sessions_per_ip", b"_max_sessions_per_ip", "_recv_memory", b"_recv_memory", "_recv_segments", b"_recv_segments", "_recv_window", b"_recv_window", "_send_segments", b"_send_segments", "_session_recv_window", b"_session_recv_window", "bulk_chunk", b"bulk_chunk", "close_timeout", b"close_timeout", "connect_timeout", b"connect_timeout", "frame_cap", b"frame_cap", "handshake_timeout", b"handshake_timeout", "keepalive_interval", b"keepalive_interval", "max_inflight_handshakes", b"max_inflight_handshakes", "max_inflight_per_source", b"max_inflight_per_source", "max_message", b"max_message", "max_sessions", b"max_sessions", "max_sessions_per_ip", b"max_sessions_per_ip", "recv_memory", b"recv_memory", "recv_segments", b"recv_segments", "recv_window", b"recv_window", "send_segments", b"send_segments", "session_recv_window", b"session_recv_window", "silence_floor", b"silence_floor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bulk_chunk", b"_bulk_chunk", "_frame_cap", b"_frame_cap", "_max_inflight_handshakes", b"_max_inflight_handshakes", "_max_inflight_per_source", b"_max_inflight_per_source", "_max_message", b"_max_message", "_max_sessions", b"_max_sessions", "_max_sessions_per_ip", b"_max_sessions_per_ip", "_offer_version", b"_offer_version", "_recv_memory", b"_recv_memory", "_recv_segments", b"_recv_segments", "_recv_window", b"_recv_window", "_send_segments", b"_send_segments", "_session_recv_window", b"_session_recv_window", "bulk_chunk", b"bulk_chunk", "close_timeout", b"close_timeout", "connect_timeout", b"connect_timeout", "cover_interval", b"cover_interval", "frame_cap", b"frame_cap", "handshake_timeout", b"handshake_timeout", "jitter", b"jitter", "keepalive_interval", b"keepalive_interval", "max_inflight_handshakes", b"max_inflight_handshakes", "max_inflight_per_source", b"max_inflight_per_source", "max_message", b"max_message", "max_sessions", b"max_sessions", "max_sessions_per_ip", b"max_sessions_per_ip", "offer_version", b"offer_version", "recv_memory", b"recv_memory", "recv_segments", b"recv_segments", "recv_window", b"recv_window", "send_segments", b"send_segments", "session_recv_window", b"session_recv_window", "silence_floor", b"silence_floor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bulk_chunk", b"_bulk_chunk", "_frame_cap", b"_frame_cap", "_max_inflight_handshakes", b"_max_inflight_handshakes", "_max_inflight_per_source", b"_max_inflight_per_source", "_max_message", b"_max_message", "_max_sessions", b"_max_sessions", "_max_sessions_per_ip", b"_max_sessions_per_ip", "_recv_memory", b"_recv_memory", "_recv_segments", b"_recv_segments", "_recv_window", b"_recv_window", "_send_segments", b"_send_segments", "_session_recv_window", b"_session_recv_window", "bulk_chunk", b"bulk_chunk", "close_timeout", b"close_timeout", "connect_timeout", b"connect_timeout", "cookie", b"cookie", "frame_cap", b"frame_cap", "handshake_timeout", b"handshake_timeout", "keepalive_interval", b"keepalive_interval", "load_tiers", b"load_tiers", "max_inflight_handshakes", b"max_inflight_handshakes", "max_inflight_per_source", b"max_inflight_per_source", "max_message", b"max_message", "max_sessions", b"max_sessions", "max_sessions_per_ip", b"max_sessions_per_ip", "preset", b"preset", "provider", b"provider", "recv_memory", b"recv_memory", "recv_segments", b"recv_segments", "recv_window", b"recv_window", "send_segments", b"send_segments", "session_recv_window", b"session_recv_window", "silence_floor", b"silence_floor", "suite", b"suite"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bulk_chunk", b"_bulk_chunk", "_frame_cap", b"_frame_cap", "_max_inflight_handshakes", b"_max_inflight_handshakes", "_max_inflight_per_source", b"_max_inflight_per_source", "_max_message", b"_max_message", "_max_sessions", b"_max_sessions", "_max_sessions_per_ip", b"_max_sessions_per_ip", "_offer_version", b"_offer_version", "_recv_memory", b"_recv_memory", "_recv_segments", b"_recv_segments", "_recv_window", b"_recv_window", "_send_segments", b"_send_segments", "_session_recv_window", b"_session_recv_window", "accept_versions", b"accept_versions", "bulk_chunk", b"bulk_chunk", "close_timeout", b"close_timeout", "connect_timeout", b"connect_timeout", "cookie", b"cookie", "cover_interval", b"cover_interval", "frame_cap", b"frame_cap", "handshake_timeout", b"handshake_timeout", "jitter", b"jitter", "keepalive_interval", b"keepalive_interval", "load_tiers", b"load_tiers", "max_inflight_handshakes", b"max_inflight_handshakes", "max_inflight_per_source", b"max_inflight_per_source", "max_message", b"max_message", "max_sessions", b"max_sessions", "max_sessions_per_ip", b"max_sessions_per_ip", "offer_version", b"offer_version", "padding", b"padding", "preset", b"preset", "provider", b"provider", "qlog_dir", b"qlog_dir", "recv_memory", b"recv_memory", "recv_segments", b"recv_segments", "recv_window", b"recv_window", "send_segments", b"send_segments", "session_recv_window", b"session_recv_window", "silence_floor", b"silence_floor", "suite", b"suite"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bulk_chunk: _TypeAlias = _typing.Literal["bulk_chunk"]  # noqa: Y015
     _WhichOneofArgType__bulk_chunk: _TypeAlias = _typing.Literal["_bulk_chunk", b"_bulk_chunk"]  # noqa: Y015
@@ -360,6 +414,8 @@ class PhantomConfig(_message.Message):
     _WhichOneofArgType__max_sessions: _TypeAlias = _typing.Literal["_max_sessions", b"_max_sessions"]  # noqa: Y015
     _WhichOneofReturnType__max_sessions_per_ip: _TypeAlias = _typing.Literal["max_sessions_per_ip"]  # noqa: Y015
     _WhichOneofArgType__max_sessions_per_ip: _TypeAlias = _typing.Literal["_max_sessions_per_ip", b"_max_sessions_per_ip"]  # noqa: Y015
+    _WhichOneofReturnType__offer_version: _TypeAlias = _typing.Literal["offer_version"]  # noqa: Y015
+    _WhichOneofArgType__offer_version: _TypeAlias = _typing.Literal["_offer_version", b"_offer_version"]  # noqa: Y015
     _WhichOneofReturnType__recv_memory: _TypeAlias = _typing.Literal["recv_memory"]  # noqa: Y015
     _WhichOneofArgType__recv_memory: _TypeAlias = _typing.Literal["_recv_memory", b"_recv_memory"]  # noqa: Y015
     _WhichOneofReturnType__recv_segments: _TypeAlias = _typing.Literal["recv_segments"]  # noqa: Y015
@@ -384,6 +440,8 @@ class PhantomConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_sessions) -> _WhichOneofReturnType__max_sessions | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_sessions_per_ip) -> _WhichOneofReturnType__max_sessions_per_ip | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__offer_version) -> _WhichOneofReturnType__offer_version | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__recv_memory) -> _WhichOneofReturnType__recv_memory | None: ...
     @_typing.overload
@@ -469,6 +527,9 @@ class MetricsSnapshot(_message.Message):
     UNENCRYPTED_DROPPED_TOTAL_FIELD_NUMBER: _builtins.int
     DROPPED_TOTAL_FIELD_NUMBER: _builtins.int
     UPTIME_FIELD_NUMBER: _builtins.int
+    ACTIVE_STREAMS_FIELD_NUMBER: _builtins.int
+    REKEYS_LOCAL_TOTAL_FIELD_NUMBER: _builtins.int
+    REKEYS_PEER_TOTAL_FIELD_NUMBER: _builtins.int
     packets_sent: _builtins.int
     """Packets sent."""
     packets_recv: _builtins.int
@@ -505,6 +566,12 @@ class MetricsSnapshot(_message.Message):
     """Packets that did not open."""
     unencrypted_dropped_total: _builtins.int
     """Packets dropped because they were not encrypted."""
+    active_streams: _builtins.int
+    """Streams open now, opened by either side."""
+    rekeys_local_total: _builtins.int
+    """Changes of the traffic keys that this side began."""
+    rekeys_peer_total: _builtins.int
+    """Changes of the traffic keys that the peer began."""
     @_builtins.property
     def dropped_total(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Packets dropped, by reason."""
@@ -536,10 +603,13 @@ class MetricsSnapshot(_message.Message):
         unencrypted_dropped_total: _builtins.int = ...,
         dropped_total: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         uptime: _duration_pb2.Duration | None = ...,
+        active_streams: _builtins.int = ...,
+        rekeys_local_total: _builtins.int = ...,
+        rekeys_peer_total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "aead_failure_total", b"aead_failure_total", "bytes_recv", b"bytes_recv", "bytes_sent", b"bytes_sent", "decrypt_count", b"decrypt_count", "dropped_total", b"dropped_total", "encrypt_count", b"encrypt_count", "handshake_latency_count", b"handshake_latency_count", "handshake_latency_ns_sum", b"handshake_latency_ns_sum", "handshakes_failure", b"handshakes_failure", "handshakes_success", b"handshakes_success", "messages_recv", b"messages_recv", "messages_sent", b"messages_sent", "packets_recv", b"packets_recv", "packets_sent", b"packets_sent", "replay_rejected_total", b"replay_rejected_total", "retransmissions", b"retransmissions", "rtt_us_path_0", b"rtt_us_path_0", "unencrypted_dropped_total", b"unencrypted_dropped_total", "uptime", b"uptime"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "active_streams", b"active_streams", "aead_failure_total", b"aead_failure_total", "bytes_recv", b"bytes_recv", "bytes_sent", b"bytes_sent", "decrypt_count", b"decrypt_count", "dropped_total", b"dropped_total", "encrypt_count", b"encrypt_count", "handshake_latency_count", b"handshake_latency_count", "handshake_latency_ns_sum", b"handshake_latency_ns_sum", "handshakes_failure", b"handshakes_failure", "handshakes_success", b"handshakes_success", "messages_recv", b"messages_recv", "messages_sent", b"messages_sent", "packets_recv", b"packets_recv", "packets_sent", b"packets_sent", "rekeys_local_total", b"rekeys_local_total", "rekeys_peer_total", b"rekeys_peer_total", "replay_rejected_total", b"replay_rejected_total", "retransmissions", b"retransmissions", "rtt_us_path_0", b"rtt_us_path_0", "unencrypted_dropped_total", b"unencrypted_dropped_total", "uptime", b"uptime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

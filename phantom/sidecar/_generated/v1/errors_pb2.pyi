@@ -219,6 +219,7 @@ class ErrorDetail(_message.Message):
     UNACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     REJECT_CODE_FIELD_NUMBER: _builtins.int
     SUPPORTED_VERSION_FIELD_NUMBER: _builtins.int
+    RESET_CODE_FIELD_NUMBER: _builtins.int
     code: Global___ErrorCode.ValueType
     """Which error."""
     message: _builtins.str
@@ -233,6 +234,8 @@ class ErrorDetail(_message.Message):
     """The reason that the server gave for its refusal (code 21)."""
     supported_version: _builtins.int
     """The highest protocol version that the server speaks (code 21)."""
+    reset_code: _builtins.int
+    """The code that the peer gave when it reset its half of the stream, or asked to stop this side's (code 42)."""
     def __init__(
         self,
         *,
@@ -243,15 +246,18 @@ class ErrorDetail(_message.Message):
         unacknowledged: _builtins.int | None = ...,
         reject_code: _builtins.int | None = ...,
         supported_version: _builtins.int | None = ...,
+        reset_code: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_peer_code", b"_peer_code", "_reject_code", b"_reject_code", "_supported_version", b"_supported_version", "_unacknowledged", b"_unacknowledged", "peer_code", b"peer_code", "reject_code", b"reject_code", "supported_version", b"supported_version", "unacknowledged", b"unacknowledged"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_peer_code", b"_peer_code", "_reject_code", b"_reject_code", "_reset_code", b"_reset_code", "_supported_version", b"_supported_version", "_unacknowledged", b"_unacknowledged", "peer_code", b"peer_code", "reject_code", b"reject_code", "reset_code", b"reset_code", "supported_version", b"supported_version", "unacknowledged", b"unacknowledged"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_peer_code", b"_peer_code", "_reject_code", b"_reject_code", "_supported_version", b"_supported_version", "_unacknowledged", b"_unacknowledged", "code", b"code", "message", b"message", "peer_code", b"peer_code", "reject_code", b"reject_code", "retryable", b"retryable", "supported_version", b"supported_version", "unacknowledged", b"unacknowledged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_peer_code", b"_peer_code", "_reject_code", b"_reject_code", "_reset_code", b"_reset_code", "_supported_version", b"_supported_version", "_unacknowledged", b"_unacknowledged", "code", b"code", "message", b"message", "peer_code", b"peer_code", "reject_code", b"reject_code", "reset_code", b"reset_code", "retryable", b"retryable", "supported_version", b"supported_version", "unacknowledged", b"unacknowledged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__peer_code: _TypeAlias = _typing.Literal["peer_code"]  # noqa: Y015
     _WhichOneofArgType__peer_code: _TypeAlias = _typing.Literal["_peer_code", b"_peer_code"]  # noqa: Y015
     _WhichOneofReturnType__reject_code: _TypeAlias = _typing.Literal["reject_code"]  # noqa: Y015
     _WhichOneofArgType__reject_code: _TypeAlias = _typing.Literal["_reject_code", b"_reject_code"]  # noqa: Y015
+    _WhichOneofReturnType__reset_code: _TypeAlias = _typing.Literal["reset_code"]  # noqa: Y015
+    _WhichOneofArgType__reset_code: _TypeAlias = _typing.Literal["_reset_code", b"_reset_code"]  # noqa: Y015
     _WhichOneofReturnType__supported_version: _TypeAlias = _typing.Literal["supported_version"]  # noqa: Y015
     _WhichOneofArgType__supported_version: _TypeAlias = _typing.Literal["_supported_version", b"_supported_version"]  # noqa: Y015
     _WhichOneofReturnType__unacknowledged: _TypeAlias = _typing.Literal["unacknowledged"]  # noqa: Y015
@@ -260,6 +266,8 @@ class ErrorDetail(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__peer_code) -> _WhichOneofReturnType__peer_code | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reject_code) -> _WhichOneofReturnType__reject_code | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reset_code) -> _WhichOneofReturnType__reset_code | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__supported_version) -> _WhichOneofReturnType__supported_version | None: ...
     @_typing.overload

@@ -28,35 +28,39 @@ from phantom.sidecar._generated.v1 import identity_pb2 as phantom_dot_v1_dot_ide
 from phantom.sidecar._generated.v1 import session_pb2 as phantom_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19phantom/v1/listener.proto\x12\nphantom.v1\x1a\x17phantom/v1/common.proto\x1a\x19phantom/v1/identity.proto\x1a\x18phantom/v1/session.proto\"\x1d\n\x0bListenerRef\x12\x0e\n\x06handle\x18\x01 \x01(\x04\"\x99\x01\n\x0b\x42indRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12\x11\n\taddresses\x18\x02 \x03(\t\x12&\n\x03key\x18\x03 \x01(\x0b\x32\x19.phantom.v1.SigningKeyRef\x12)\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x19.phantom.v1.PhantomConfig\x12\x12\n\nreuse_port\x18\x06 \x01(\x08\"6\n\x0c\x42indResponse\x12&\n\x08listener\x18\x01 \x01(\x0b\x32\x14.phantom.v1.Listener\"\x82\x01\n\x08Listener\x12$\n\x03ref\x18\x01 \x01(\x0b\x32\x17.phantom.v1.ListenerRef\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0c\n\x04urls\x18\x03 \x03(\t\x12/\n\rverifying_key\x18\x04 \x01(\x0b\x32\x18.phantom.v1.VerifyingKey\"G\n\rAcceptRequest\x12)\n\x08listener\x18\x01 \x01(\x0b\x32\x17.phantom.v1.ListenerRef\x12\x0b\n\x03\x61\x63k\x18\x02 \x01(\x04\"8\n\x0e\x41\x63\x63\x65ptResponse\x12&\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x14.phantom.v1.Accepted\"=\n\x08\x41\x63\x63\x65pted\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12$\n\x07session\x18\x02 \x01(\x0b\x32\x13.phantom.v1.Session\"<\n\x0fShutdownRequest\x12)\n\x08listener\x18\x01 \x01(\x0b\x32\x17.phantom.v1.ListenerRef\"\x12\n\x10ShutdownResponse\"M\n ListenerServiceGetMetricsRequest\x12)\n\x08listener\x18\x01 \x01(\x0b\x32\x17.phantom.v1.ListenerRef\"Q\n!ListenerServiceGetMetricsResponse\x12,\n\x07metrics\x18\x01 \x01(\x0b\x32\x1b.phantom.v1.MetricsSnapshot2\xbf\x02\n\x0fListenerService\x12\x39\n\x04\x42ind\x12\x17.phantom.v1.BindRequest\x1a\x18.phantom.v1.BindResponse\x12?\n\x06\x41\x63\x63\x65pt\x12\x19.phantom.v1.AcceptRequest\x1a\x1a.phantom.v1.AcceptResponse\x12\x45\n\x08Shutdown\x12\x1b.phantom.v1.ShutdownRequest\x1a\x1c.phantom.v1.ShutdownResponse\x12i\n\nGetMetrics\x12,.phantom.v1.ListenerServiceGetMetricsRequest\x1a-.phantom.v1.ListenerServiceGetMetricsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19phantom/v1/listener.proto\x12\nphantom.v1\x1a\x17phantom/v1/common.proto\x1a\x19phantom/v1/identity.proto\x1a\x18phantom/v1/session.proto\"\x1d\n\x0bListenerRef\x12\x0e\n\x06handle\x18\x01 \x01(\x04\"\xc4\x01\n\x0b\x42indRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12\x11\n\taddresses\x18\x02 \x03(\t\x12&\n\x03key\x18\x03 \x01(\x0b\x32\x19.phantom.v1.SigningKeyRef\x12)\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x19.phantom.v1.PhantomConfig\x12)\n\x07\x63lients\x18\x05 \x01(\x0b\x32\x18.phantom.v1.ClientPolicy\x12\x12\n\nreuse_port\x18\x06 \x01(\x08\"\x86\x01\n\x0c\x43lientPolicy\x12\x38\n\x0e\x61uthentication\x18\x01 \x01(\x0e\x32 .phantom.v1.ClientAuthentication\x12#\n\nauthorized\x18\x02 \x03(\x0b\x32\x0f.phantom.v1.Pin\x12\x17\n\x0f\x61uthorized_file\x18\x03 \x01(\t\"6\n\x0c\x42indResponse\x12&\n\x08listener\x18\x01 \x01(\x0b\x32\x14.phantom.v1.Listener\"\x82\x01\n\x08Listener\x12$\n\x03ref\x18\x01 \x01(\x0b\x32\x17.phantom.v1.ListenerRef\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0c\n\x04urls\x18\x03 \x03(\t\x12/\n\rverifying_key\x18\x04 \x01(\x0b\x32\x18.phantom.v1.VerifyingKey\"G\n\rAcceptRequest\x12)\n\x08listener\x18\x01 \x01(\x0b\x32\x17.phantom.v1.ListenerRef\x12\x0b\n\x03\x61\x63k\x18\x02 \x01(\x04\"8\n\x0e\x41\x63\x63\x65ptResponse\x12&\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x14.phantom.v1.Accepted\"p\n\x08\x41\x63\x63\x65pted\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12$\n\x07session\x18\x02 \x01(\x0b\x32\x13.phantom.v1.Session\x12\x31\n\x0f\x63lient_identity\x18\x03 \x01(\x0b\x32\x18.phantom.v1.VerifyingKey\"<\n\x0fShutdownRequest\x12)\n\x08listener\x18\x01 \x01(\x0b\x32\x17.phantom.v1.ListenerRef\"\x12\n\x10ShutdownResponse\"M\n ListenerServiceGetMetricsRequest\x12)\n\x08listener\x18\x01 \x01(\x0b\x32\x17.phantom.v1.ListenerRef\"Q\n!ListenerServiceGetMetricsResponse\x12,\n\x07metrics\x18\x01 \x01(\x0b\x32\x1b.phantom.v1.MetricsSnapshot*\xa5\x01\n\x14\x43lientAuthentication\x12%\n!CLIENT_AUTHENTICATION_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x43LIENT_AUTHENTICATION_NONE\x10\x01\x12\"\n\x1e\x43LIENT_AUTHENTICATION_OPTIONAL\x10\x02\x12\"\n\x1e\x43LIENT_AUTHENTICATION_REQUIRED\x10\x03\x32\xbf\x02\n\x0fListenerService\x12\x39\n\x04\x42ind\x12\x17.phantom.v1.BindRequest\x1a\x18.phantom.v1.BindResponse\x12?\n\x06\x41\x63\x63\x65pt\x12\x19.phantom.v1.AcceptRequest\x1a\x1a.phantom.v1.AcceptResponse\x12\x45\n\x08Shutdown\x12\x1b.phantom.v1.ShutdownRequest\x1a\x1c.phantom.v1.ShutdownResponse\x12i\n\nGetMetrics\x12,.phantom.v1.ListenerServiceGetMetricsRequest\x1a-.phantom.v1.ListenerServiceGetMetricsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'phantom.v1.listener_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CLIENTAUTHENTICATION']._serialized_start=1165
+  _globals['_CLIENTAUTHENTICATION']._serialized_end=1330
   _globals['_LISTENERREF']._serialized_start=119
   _globals['_LISTENERREF']._serialized_end=148
   _globals['_BINDREQUEST']._serialized_start=151
-  _globals['_BINDREQUEST']._serialized_end=304
-  _globals['_BINDRESPONSE']._serialized_start=306
-  _globals['_BINDRESPONSE']._serialized_end=360
-  _globals['_LISTENER']._serialized_start=363
-  _globals['_LISTENER']._serialized_end=493
-  _globals['_ACCEPTREQUEST']._serialized_start=495
-  _globals['_ACCEPTREQUEST']._serialized_end=566
-  _globals['_ACCEPTRESPONSE']._serialized_start=568
-  _globals['_ACCEPTRESPONSE']._serialized_end=624
-  _globals['_ACCEPTED']._serialized_start=626
-  _globals['_ACCEPTED']._serialized_end=687
-  _globals['_SHUTDOWNREQUEST']._serialized_start=689
-  _globals['_SHUTDOWNREQUEST']._serialized_end=749
-  _globals['_SHUTDOWNRESPONSE']._serialized_start=751
-  _globals['_SHUTDOWNRESPONSE']._serialized_end=769
-  _globals['_LISTENERSERVICEGETMETRICSREQUEST']._serialized_start=771
-  _globals['_LISTENERSERVICEGETMETRICSREQUEST']._serialized_end=848
-  _globals['_LISTENERSERVICEGETMETRICSRESPONSE']._serialized_start=850
-  _globals['_LISTENERSERVICEGETMETRICSRESPONSE']._serialized_end=931
-  _globals['_LISTENERSERVICE']._serialized_start=934
-  _globals['_LISTENERSERVICE']._serialized_end=1253
+  _globals['_BINDREQUEST']._serialized_end=347
+  _globals['_CLIENTPOLICY']._serialized_start=350
+  _globals['_CLIENTPOLICY']._serialized_end=484
+  _globals['_BINDRESPONSE']._serialized_start=486
+  _globals['_BINDRESPONSE']._serialized_end=540
+  _globals['_LISTENER']._serialized_start=543
+  _globals['_LISTENER']._serialized_end=673
+  _globals['_ACCEPTREQUEST']._serialized_start=675
+  _globals['_ACCEPTREQUEST']._serialized_end=746
+  _globals['_ACCEPTRESPONSE']._serialized_start=748
+  _globals['_ACCEPTRESPONSE']._serialized_end=804
+  _globals['_ACCEPTED']._serialized_start=806
+  _globals['_ACCEPTED']._serialized_end=918
+  _globals['_SHUTDOWNREQUEST']._serialized_start=920
+  _globals['_SHUTDOWNREQUEST']._serialized_end=980
+  _globals['_SHUTDOWNRESPONSE']._serialized_start=982
+  _globals['_SHUTDOWNRESPONSE']._serialized_end=1000
+  _globals['_LISTENERSERVICEGETMETRICSREQUEST']._serialized_start=1002
+  _globals['_LISTENERSERVICEGETMETRICSREQUEST']._serialized_end=1079
+  _globals['_LISTENERSERVICEGETMETRICSRESPONSE']._serialized_start=1081
+  _globals['_LISTENERSERVICEGETMETRICSRESPONSE']._serialized_end=1162
+  _globals['_LISTENERSERVICE']._serialized_start=1333
+  _globals['_LISTENERSERVICE']._serialized_end=1652
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from phantom.sidecar._generated.v1 import common_pb2 as _common_pb2
 from phantom.sidecar._generated.v1 import identity_pb2 as _identity_pb2
 from phantom.sidecar._generated.v1 import session_pb2 as _session_pb2
@@ -21,6 +22,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ClientAuthentication:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ClientAuthenticationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClientAuthentication.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLIENT_AUTHENTICATION_UNSPECIFIED: _ClientAuthentication.ValueType  # 0
+    """As NONE."""
+    CLIENT_AUTHENTICATION_NONE: _ClientAuthentication.ValueType  # 1
+    """Everyone is taken, and nobody is asked. Pins are public: whoever knows the address gets in."""
+    CLIENT_AUTHENTICATION_OPTIONAL: _ClientAuthentication.ValueType  # 2
+    """Everyone is taken; an identity that a client proves is told."""
+    CLIENT_AUTHENTICATION_REQUIRED: _ClientAuthentication.ValueType  # 3
+    """Only clients that prove an authorised identity are taken; nothing of others is told."""
+
+class ClientAuthentication(_ClientAuthentication, metaclass=_ClientAuthenticationEnumTypeWrapper):
+    """Whether clients prove who they are."""
+
+CLIENT_AUTHENTICATION_UNSPECIFIED: ClientAuthentication.ValueType  # 0
+"""As NONE."""
+CLIENT_AUTHENTICATION_NONE: ClientAuthentication.ValueType  # 1
+"""Everyone is taken, and nobody is asked. Pins are public: whoever knows the address gets in."""
+CLIENT_AUTHENTICATION_OPTIONAL: ClientAuthentication.ValueType  # 2
+"""Everyone is taken; an identity that a client proves is told."""
+CLIENT_AUTHENTICATION_REQUIRED: ClientAuthentication.ValueType  # 3
+"""Only clients that prove an authorised identity are taken; nothing of others is told."""
+Global___ClientAuthentication: _TypeAlias = ClientAuthentication  # noqa: Y015
 
 @_typing.final
 class ListenerRef(_message.Message):
@@ -54,6 +83,7 @@ class BindRequest(_message.Message):
     ADDRESSES_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
+    CLIENTS_FIELD_NUMBER: _builtins.int
     REUSE_PORT_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.int
     """The lease that the listener and its sessions will belong to."""
@@ -71,6 +101,10 @@ class BindRequest(_message.Message):
     def config(self) -> _common_pb2.PhantomConfig:
         """The configuration."""
 
+    @_builtins.property
+    def clients(self) -> Global___ClientPolicy:
+        """Which clients it takes. Absent: all, and none is asked who it is."""
+
     def __init__(
         self,
         *,
@@ -78,15 +112,52 @@ class BindRequest(_message.Message):
         addresses: _abc.Iterable[_builtins.str] | None = ...,
         key: _identity_pb2.SigningKeyRef | None = ...,
         config: _common_pb2.PhantomConfig | None = ...,
+        clients: Global___ClientPolicy | None = ...,
         reuse_port: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "key", b"key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "config", b"config", "key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "config", b"config", "key", b"key", "lease_id", b"lease_id", "reuse_port", b"reuse_port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "clients", b"clients", "config", b"config", "key", b"key", "lease_id", b"lease_id", "reuse_port", b"reuse_port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BindRequest: _TypeAlias = BindRequest  # noqa: Y015
+
+@_typing.final
+class ClientPolicy(_message.Message):
+    """Which clients a listener takes. With REQUIRED, authorised clients are named by one of the two lists (error 4 otherwise); with anything else there
+    is none.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHENTICATION_FIELD_NUMBER: _builtins.int
+    AUTHORIZED_FIELD_NUMBER: _builtins.int
+    AUTHORIZED_FILE_FIELD_NUMBER: _builtins.int
+    authentication: Global___ClientAuthentication.ValueType
+    """Whether clients prove who they are."""
+    authorized_file: _builtins.str
+    """The absolute path of a file on the sidecar's host, which is read again when it changes: a fingerprint or a verifying key in hexadecimal characters
+    on each line, then an optional comment; lines that begin with `#` are comments, too.
+    """
+    @_builtins.property
+    def authorized(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Pin]:
+        """The verifying keys of the clients, or their fingerprints."""
+
+    def __init__(
+        self,
+        *,
+        authentication: Global___ClientAuthentication.ValueType = ...,
+        authorized: _abc.Iterable[_common_pb2.Pin] | None = ...,
+        authorized_file: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authentication", b"authentication", "authorized", b"authorized", "authorized_file", b"authorized_file"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientPolicy: _TypeAlias = ClientPolicy  # noqa: Y015
 
 @_typing.final
 class BindResponse(_message.Message):
@@ -214,21 +285,27 @@ class Accepted(_message.Message):
 
     SEQ_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    CLIENT_IDENTITY_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Counts up from 1 at this listener."""
     @_builtins.property
     def session(self) -> _session_pb2.Session:
         """The session."""
 
+    @_builtins.property
+    def client_identity(self) -> _common_pb2.VerifyingKey:
+        """The key that the client proved to hold; absent for a client that proved none."""
+
     def __init__(
         self,
         *,
         seq: _builtins.int = ...,
         session: _session_pb2.Session | None = ...,
+        client_identity: _common_pb2.VerifyingKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client_identity", b"client_identity", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["seq", b"seq", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_identity", b"client_identity", "seq", b"seq", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from phantom.sidecar._generated.v1 import common_pb2 as _common_pb2
 from phantom.sidecar._generated.v1 import errors_pb2 as _errors_pb2
+from phantom.sidecar._generated.v1 import identity_pb2 as _identity_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -197,6 +198,7 @@ class ConnectRequest(_message.Message):
     LEASE_ID_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     PINS_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.int
@@ -206,6 +208,12 @@ class ConnectRequest(_message.Message):
     @_builtins.property
     def pins(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Pin]:
         """What the server must prove to hold one of. Empty with a pinned URL; without any pin at all, error 4."""
+
+    @_builtins.property
+    def identity(self) -> _identity_pb2.SigningKeyRef:
+        """Proves to the server who this client is; the server's policy decides about it. Connect then answers after the server accepted it; error 43 if
+        it did not. Absent: the client proves nothing. The key can be dropped at once.
+        """
 
     @_builtins.property
     def config(self) -> _common_pb2.PhantomConfig:
@@ -221,12 +229,13 @@ class ConnectRequest(_message.Message):
         lease_id: _builtins.int = ...,
         target: _builtins.str = ...,
         pins: _abc.Iterable[_common_pb2.Pin] | None = ...,
+        identity: _identity_pb2.SigningKeyRef | None = ...,
         config: _common_pb2.PhantomConfig | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "identity", b"identity", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "lease_id", b"lease_id", "pins", b"pins", "target", b"target", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "identity", b"identity", "lease_id", b"lease_id", "pins", b"pins", "target", b"target", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -407,20 +416,26 @@ class SessionEvent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STATE_CHANGED_FIELD_NUMBER: _builtins.int
+    REKEYED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def state_changed(self) -> Global___StateChanged:
         """Its state changed."""
+
+    @_builtins.property
+    def rekeyed(self) -> Global___Rekeyed:
+        """Its traffic keys were changed."""
 
     def __init__(
         self,
         *,
         state_changed: Global___StateChanged | None = ...,
+        rekeyed: Global___Rekeyed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "state_changed", b"state_changed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "rekeyed", b"rekeyed", "state_changed", b"state_changed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "state_changed", b"state_changed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "rekeyed", b"rekeyed", "state_changed", b"state_changed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "rekeyed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -451,6 +466,36 @@ class StateChanged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StateChanged: _TypeAlias = StateChanged  # noqa: Y015
+
+@_typing.final
+class Rekeyed(_message.Message):
+    """The traffic keys of a session were changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    BY_PEER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """The key epoch from now on."""
+    by_peer: _builtins.bool
+    """The peer began it."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        by_peer: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_peer", b"by_peer", "epoch", b"epoch", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rekeyed: _TypeAlias = Rekeyed  # noqa: Y015
 
 @_typing.final
 class SendRequest(_message.Message):
@@ -873,6 +918,106 @@ class FlushResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FlushResponse: _TypeAlias = FlushResponse  # noqa: Y015
+
+@_typing.final
+class RekeyRequest(_message.Message):
+    """Changes the traffic keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session(self) -> Global___SessionRef:
+        """The session."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___SessionRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RekeyRequest: _TypeAlias = RekeyRequest  # noqa: Y015
+
+@_typing.final
+class RekeyResponse(_message.Message):
+    """The answer to Rekey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """The key epoch from now on."""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RekeyResponse: _TypeAlias = RekeyResponse  # noqa: Y015
+
+@_typing.final
+class ExportKeyingMaterialRequest(_message.Message):
+    """Asks for keying material."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """What it is for; up to 255 bytes. Both ends must use the same."""
+    length: _builtins.int
+    """How many bytes, up to 8160. 0: 32."""
+    @_builtins.property
+    def session(self) -> Global___SessionRef:
+        """The session."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___SessionRef | None = ...,
+        label: _builtins.str = ...,
+        length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "length", b"length", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportKeyingMaterialRequest: _TypeAlias = ExportKeyingMaterialRequest  # noqa: Y015
+
+@_typing.final
+class ExportKeyingMaterialResponse(_message.Message):
+    """The answer to ExportKeyingMaterial."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYING_MATERIAL_FIELD_NUMBER: _builtins.int
+    keying_material: _builtins.bytes
+    """The bytes. Whoever has them can do what the session's ends use them for."""
+    def __init__(
+        self,
+        *,
+        keying_material: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keying_material", b"keying_material"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportKeyingMaterialResponse: _TypeAlias = ExportKeyingMaterialResponse  # noqa: Y015
 
 @_typing.final
 class SessionServiceGetMetricsRequest(_message.Message):

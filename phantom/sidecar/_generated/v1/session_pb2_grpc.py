@@ -79,6 +79,16 @@ class SessionServiceStub:
                 request_serializer=phantom_dot_v1_dot_session__pb2.FlushRequest.SerializeToString,
                 response_deserializer=phantom_dot_v1_dot_session__pb2.FlushResponse.FromString,
                 _registered_method=True)
+        self.Rekey = channel.unary_unary(
+                '/phantom.v1.SessionService/Rekey',
+                request_serializer=phantom_dot_v1_dot_session__pb2.RekeyRequest.SerializeToString,
+                response_deserializer=phantom_dot_v1_dot_session__pb2.RekeyResponse.FromString,
+                _registered_method=True)
+        self.ExportKeyingMaterial = channel.unary_unary(
+                '/phantom.v1.SessionService/ExportKeyingMaterial',
+                request_serializer=phantom_dot_v1_dot_session__pb2.ExportKeyingMaterialRequest.SerializeToString,
+                response_deserializer=phantom_dot_v1_dot_session__pb2.ExportKeyingMaterialResponse.FromString,
+                _registered_method=True)
         self.GetMetrics = channel.unary_unary(
                 '/phantom.v1.SessionService/GetMetrics',
                 request_serializer=phantom_dot_v1_dot_session__pb2.SessionServiceGetMetricsRequest.SerializeToString,
@@ -120,7 +130,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvents(self, request, context):
-        """The state of a session as it is, then every change, each with its reason, until the session ended. One call waits at a time: a newer one
+        """The state of a session as it is, then every change of it and of its keys, each with its reason, until the session ended. One call waits at a time: a newer one
         ends the older with error 3.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -156,6 +166,22 @@ class SessionServiceServicer:
 
     def Flush(self, request, context):
         """Waits until everything queued is acknowledged by the peer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rekey(self, request, context):
+        """Changes the traffic keys of both directions, and returns when that has begun; data goes on. Waits for a change that is under way. Sessions do so
+        by themselves, long before a key is used up. Error 27 after 255 changes, error 19 in a session of wire version 1.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportKeyingMaterial(self, request, context):
+        """Bytes that both ends of this session can derive and nobody else: the same at both for the same label and length, others in every other session
+        and for every other label. Changing the traffic keys changes nothing of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -217,6 +243,16 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.Flush,
                     request_deserializer=phantom_dot_v1_dot_session__pb2.FlushRequest.FromString,
                     response_serializer=phantom_dot_v1_dot_session__pb2.FlushResponse.SerializeToString,
+            ),
+            'Rekey': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rekey,
+                    request_deserializer=phantom_dot_v1_dot_session__pb2.RekeyRequest.FromString,
+                    response_serializer=phantom_dot_v1_dot_session__pb2.RekeyResponse.SerializeToString,
+            ),
+            'ExportKeyingMaterial': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportKeyingMaterial,
+                    request_deserializer=phantom_dot_v1_dot_session__pb2.ExportKeyingMaterialRequest.FromString,
+                    response_serializer=phantom_dot_v1_dot_session__pb2.ExportKeyingMaterialResponse.SerializeToString,
             ),
             'GetMetrics': grpc.unary_unary_rpc_method_handler(
                     servicer.GetMetrics,
@@ -449,6 +485,60 @@ class SessionService:
             '/phantom.v1.SessionService/Flush',
             phantom_dot_v1_dot_session__pb2.FlushRequest.SerializeToString,
             phantom_dot_v1_dot_session__pb2.FlushResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rekey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phantom.v1.SessionService/Rekey',
+            phantom_dot_v1_dot_session__pb2.RekeyRequest.SerializeToString,
+            phantom_dot_v1_dot_session__pb2.RekeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportKeyingMaterial(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phantom.v1.SessionService/ExportKeyingMaterial',
+            phantom_dot_v1_dot_session__pb2.ExportKeyingMaterialRequest.SerializeToString,
+            phantom_dot_v1_dot_session__pb2.ExportKeyingMaterialResponse.FromString,
             options,
             channel_credentials,
             insecure,

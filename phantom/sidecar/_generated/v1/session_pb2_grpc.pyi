@@ -45,7 +45,7 @@ class SessionServiceStub:
     Get: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetRequest, _session_pb2.GetResponse]
     """A session as it is now."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_session_pb2.WatchEventsRequest, _session_pb2.WatchEventsResponse]
-    """The state of a session as it is, then every change, each with its reason, until the session ended. One call waits at a time: a newer one
+    """The state of a session as it is, then every change of it and of its keys, each with its reason, until the session ended. One call waits at a time: a newer one
     ends the older with error 3.
     """
     Send: _grpc.UnaryUnaryMultiCallable[_session_pb2.SendRequest, _session_pb2.SendResponse]
@@ -64,6 +64,14 @@ class SessionServiceStub:
     """
     Flush: _grpc.UnaryUnaryMultiCallable[_session_pb2.FlushRequest, _session_pb2.FlushResponse]
     """Waits until everything queued is acknowledged by the peer."""
+    Rekey: _grpc.UnaryUnaryMultiCallable[_session_pb2.RekeyRequest, _session_pb2.RekeyResponse]
+    """Changes the traffic keys of both directions, and returns when that has begun; data goes on. Waits for a change that is under way. Sessions do so
+    by themselves, long before a key is used up. Error 27 after 255 changes, error 19 in a session of wire version 1.
+    """
+    ExportKeyingMaterial: _grpc.UnaryUnaryMultiCallable[_session_pb2.ExportKeyingMaterialRequest, _session_pb2.ExportKeyingMaterialResponse]
+    """Bytes that both ends of this session can derive and nobody else: the same at both for the same label and length, others in every other session
+    and for every other label. Changing the traffic keys changes nothing of them.
+    """
     GetMetrics: _grpc.UnaryUnaryMultiCallable[_session_pb2.SessionServiceGetMetricsRequest, _session_pb2.SessionServiceGetMetricsResponse]
     """What went over this session."""
     Disconnect: _grpc.UnaryUnaryMultiCallable[_session_pb2.DisconnectRequest, _session_pb2.DisconnectResponse]
@@ -85,7 +93,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     Get: _aio.UnaryUnaryMultiCallable[_session_pb2.GetRequest, _session_pb2.GetResponse]  # type: ignore[assignment]
     """A session as it is now."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_session_pb2.WatchEventsRequest, _session_pb2.WatchEventsResponse]  # type: ignore[assignment]
-    """The state of a session as it is, then every change, each with its reason, until the session ended. One call waits at a time: a newer one
+    """The state of a session as it is, then every change of it and of its keys, each with its reason, until the session ended. One call waits at a time: a newer one
     ends the older with error 3.
     """
     Send: _aio.UnaryUnaryMultiCallable[_session_pb2.SendRequest, _session_pb2.SendResponse]  # type: ignore[assignment]
@@ -104,6 +112,14 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     Flush: _aio.UnaryUnaryMultiCallable[_session_pb2.FlushRequest, _session_pb2.FlushResponse]  # type: ignore[assignment]
     """Waits until everything queued is acknowledged by the peer."""
+    Rekey: _aio.UnaryUnaryMultiCallable[_session_pb2.RekeyRequest, _session_pb2.RekeyResponse]  # type: ignore[assignment]
+    """Changes the traffic keys of both directions, and returns when that has begun; data goes on. Waits for a change that is under way. Sessions do so
+    by themselves, long before a key is used up. Error 27 after 255 changes, error 19 in a session of wire version 1.
+    """
+    ExportKeyingMaterial: _aio.UnaryUnaryMultiCallable[_session_pb2.ExportKeyingMaterialRequest, _session_pb2.ExportKeyingMaterialResponse]  # type: ignore[assignment]
+    """Bytes that both ends of this session can derive and nobody else: the same at both for the same label and length, others in every other session
+    and for every other label. Changing the traffic keys changes nothing of them.
+    """
     GetMetrics: _aio.UnaryUnaryMultiCallable[_session_pb2.SessionServiceGetMetricsRequest, _session_pb2.SessionServiceGetMetricsResponse]  # type: ignore[assignment]
     """What went over this session."""
     Disconnect: _aio.UnaryUnaryMultiCallable[_session_pb2.DisconnectRequest, _session_pb2.DisconnectResponse]  # type: ignore[assignment]
@@ -146,7 +162,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.WatchEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_session_pb2.WatchEventsResponse], _abc.AsyncIterator[_session_pb2.WatchEventsResponse]]:
-        """The state of a session as it is, then every change, each with its reason, until the session ended. One call waits at a time: a newer one
+        """The state of a session as it is, then every change of it and of its keys, each with its reason, until the session ended. One call waits at a time: a newer one
         ends the older with error 3.
         """
 
@@ -189,6 +205,26 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.FlushResponse, _abc.Awaitable[_session_pb2.FlushResponse]]:
         """Waits until everything queued is acknowledged by the peer."""
+
+    @_abc_1.abstractmethod
+    def Rekey(
+        self,
+        request: _session_pb2.RekeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.RekeyResponse, _abc.Awaitable[_session_pb2.RekeyResponse]]:
+        """Changes the traffic keys of both directions, and returns when that has begun; data goes on. Waits for a change that is under way. Sessions do so
+        by themselves, long before a key is used up. Error 27 after 255 changes, error 19 in a session of wire version 1.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportKeyingMaterial(
+        self,
+        request: _session_pb2.ExportKeyingMaterialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ExportKeyingMaterialResponse, _abc.Awaitable[_session_pb2.ExportKeyingMaterialResponse]]:
+        """Bytes that both ends of this session can derive and nobody else: the same at both for the same label and length, others in every other session
+        and for every other label. Changing the traffic keys changes nothing of them.
+        """
 
     @_abc_1.abstractmethod
     def GetMetrics(

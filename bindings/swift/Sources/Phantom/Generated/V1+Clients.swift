@@ -121,8 +121,8 @@ extension V1 {
             try await V1.unary(transport, "/phantom.v1.SessionService/Get", request, options)
         }
 
-        /// The state of a session as it is, then every change, each with its reason, until the session ended. One call
-        /// waits at a time: a newer one ends the older with error 3.
+        /// The state of a session as it is, then every change of it and of its keys, each with its reason, until the
+        /// session ended. One call waits at a time: a newer one ends the older with error 3.
         public func watchEvents(
             _ request: V1.WatchEventsRequest, options: RPCOptions = RPCOptions()
         ) async throws(PhantomError) -> RPCResponses<V1.WatchEventsResponse> {
@@ -171,6 +171,24 @@ extension V1 {
             _ request: V1.FlushRequest, options: RPCOptions = RPCOptions()
         ) async throws(PhantomError) -> V1.FlushResponse {
             try await V1.unary(transport, "/phantom.v1.SessionService/Flush", request, options)
+        }
+
+        /// Changes the traffic keys of both directions, and returns when that has begun; data goes on. Waits for a
+        /// change that is under way. Sessions do so by themselves, long before a key is used up. Error 27 after 255
+        /// changes, error 19 in a session of wire version 1.
+        public func rekey(
+            _ request: V1.RekeyRequest, options: RPCOptions = RPCOptions()
+        ) async throws(PhantomError) -> V1.RekeyResponse {
+            try await V1.unary(transport, "/phantom.v1.SessionService/Rekey", request, options)
+        }
+
+        /// Bytes that both ends of this session can derive and nobody else: the same at both for the same label and
+        /// length, others in every other session and for every other label. Changing the traffic keys changes nothing
+        /// of them.
+        public func exportKeyingMaterial(
+            _ request: V1.ExportKeyingMaterialRequest, options: RPCOptions = RPCOptions()
+        ) async throws(PhantomError) -> V1.ExportKeyingMaterialResponse {
+            try await V1.unary(transport, "/phantom.v1.SessionService/ExportKeyingMaterial", request, options)
         }
 
         /// What went over this session.
@@ -247,6 +265,117 @@ extension V1 {
 }
 
 extension V1 {
+    /// Streams of a session, beside its messages: bytes both ways, each stream with an order, a flow control and a
+    /// priority of its own, so that one that nobody reads holds up no other. A stream has no messages: bytes may arrive
+    /// in other pieces than they were sent in. Each end has a half that it writes, and each half ends by itself:
+    /// finished in order, or reset.
+    ///
+    /// A handle stays until Release, and at the longest as long as its session. Send and Recv carry up to 1 MiB in one
+    /// call; Exchange carries any amount in both directions at once, with credits in bytes, so that a slow client
+    /// stalls the peer and fills no memory. A session of wire version 1 has fewer verbs: reset and stop are error 19
+    /// there.
+    ///
+    /// - Since: 0.2.0
+    public struct StreamServiceClient: Sendable {
+        /// What carries the calls.
+        public let transport: any RPCTransport
+
+        /// A client over a transport.
+        public init(transport: any RPCTransport) { self.transport = transport }
+
+        /// Opens a stream. The peer hears of it at once, even if nothing is sent, so that it may speak first. 256 may
+        /// be open each way; with that many, it waits for one to end, or is error 33.
+        public func `open`(
+            _ request: V1.StreamServiceOpenRequest, options: RPCOptions = RPCOptions()
+        ) async throws(PhantomError) -> V1.StreamServiceOpenResponse {
+            try await V1.unary(transport, "/phantom.v1.StreamService/Open", request, options)
+        }
+
+        /// Waits for the next stream that the peer opens; the deadline of the call is the limit. Loses nothing to
+        /// cancellation: a stream that was not acknowledged is given again. One call waits at a time: a newer one ends
+        /// the older with error 3. After the end of the session error 14 or that which ended it.
+        public func accept(
+            _ request: V1.StreamServiceAcceptRequest, options: RPCOptions = RPCOptions()
+        ) async throws(PhantomError) -> V1.StreamServiceAcceptResponse {
+            try await V1.unary(transport, "/phantom.v1.StreamService/Accept", request, options)
+        }
+
+        /// Sends up to 1 MiB. Reliable bytes arrive in order and once; the call answers when all of them are queued,
+        /// which waits while too much is. Unreliable bytes leave at once as one piece that may be lost or overtaken.
+        /// Error 34 after the own half was finished or reset, error 42 after the peer asked to stop.
+        public func send(
+            _ request: V1.StreamServiceSendRequest, options: RPCOptions = RPCOptions()
+        ) async throws(PhantomError) -> V1.StreamServiceSendResponse {
+            try await V1.unary(transport, "/phantom.v1.StreamService/Send", request, options)
+        }
+
+        /// Waits for the next bytes; the deadline of the call is the limit. Loses nothing to cancellation: the sidecar
+        /// keeps a piece until it is acknowledged and gives it again until then. One Recv or receiving Exchange waits
+        /// at a time: a newer one ends the older with error 3. When the peer finished and everything was received,
+        /// end_of_stream is set, and there is no data. Error 42 when the peer reset its half: what had not been
+        /// received is dropped. If the session ended first, what had arrived is given, then error 14 or that which
+        /// ended it.
+        public func recv(
+            _ request: V1.StreamServiceRecvRequest, options: RPCOptions = RPCOptions()
+        ) async throws(PhantomError) -> V1.StreamServiceRecvResponse {
+            try await V1.unary(transport, "/phantom.v1.StreamService/Recv", request, options)
+        }
+
+        /// Sends and receives until both halves have ended, or the call. The first frame is a StreamExchangeOpen,
+        /// answered by an ExchangeOpened. Either side sends chunks only within the credit that the other granted (error
+        /// 6 otherwise); a chunk costs the bytes of its data and 64 more. At most 1 MiB of data go in one frame; 256
+        /// KiB are best. When the client ends its half of the call, the sidecar acknowledges all it took by a last
+        /// Credit, and bytes go on to arrive as far as credit reaches; the half of the stream ends by end_of_stream
+        /// alone.
+        public func exchange(
+            options: RPCOptions = RPCOptions()
+        ) async throws(PhantomError) -> RPCExchange<V1.StreamServiceExchangeRequest, V1.StreamServiceExchangeResponse> {
+            let method = RPCMethod("/phantom.v1.StreamService/Exchange", streamsRequests: true, streamsResponses: true)
+            return RPCExchange(stream: try await V1.stream(transport, method, options))
+        }
+
+        /// Sets the priority of what this side sends, from now on.
+        public func setPriority(
+            _ request: V1.StreamServiceSetPriorityRequest, options: RPCOptions = RPCOptions()
+        ) async throws(PhantomError) -> V1.StreamServiceSetPriorityResponse {
+            try await V1.unary(transport, "/phantom.v1.StreamService/SetPriority", request, options)
+        }
+
+        /// Ends the own half, after everything that was sent. The peer's half goes on. Done once, it does nothing more.
+        public func finish(
+            _ request: V1.StreamServiceFinishRequest, options: RPCOptions = RPCOptions()
+        ) async throws(PhantomError) -> V1.StreamServiceFinishResponse {
+            try await V1.unary(transport, "/phantom.v1.StreamService/Finish", request, options)
+        }
+
+        /// Abandons the own half: what was not acknowledged is not sent again, and the peer drops what it had not read
+        /// and gets error 42 with the code.
+        public func reset(
+            _ request: V1.StreamServiceResetRequest, options: RPCOptions = RPCOptions()
+        ) async throws(PhantomError) -> V1.StreamServiceResetResponse {
+            try await V1.unary(transport, "/phantom.v1.StreamService/Reset", request, options)
+        }
+
+        /// Asks the peer to abandon its half, of which no more is wanted. The peer's next send is error 42 with the
+        /// code.
+        public func stop(
+            _ request: V1.StreamServiceStopRequest, options: RPCOptions = RPCOptions()
+        ) async throws(PhantomError) -> V1.StreamServiceStopResponse {
+            try await V1.unary(transport, "/phantom.v1.StreamService/Stop", request, options)
+        }
+
+        /// Gives a stream back and frees its handle. If the peer's half was received to its end, the own half is
+        /// finished. If not, the peer is asked to stop, and an own half that was not finished is reset, both with code
+        /// 0.
+        public func release(
+            _ request: V1.StreamServiceReleaseRequest, options: RPCOptions = RPCOptions()
+        ) async throws(PhantomError) -> V1.StreamServiceReleaseResponse {
+            try await V1.unary(transport, "/phantom.v1.StreamService/Release", request, options)
+        }
+    }
+}
+
+extension V1 {
     /// The clients of every service, over one transport.
     public struct Clients: Sendable {
         /// Signing keys. A key is held by the sidecar under a handle, belongs to a lease and is wiped when it is
@@ -274,6 +403,18 @@ extension V1 {
         ///
         /// - Since: 0.2.0
         public let sidecar: SidecarServiceClient
+        /// Streams of a session, beside its messages: bytes both ways, each stream with an order, a flow control and a
+        /// priority of its own, so that one that nobody reads holds up no other. A stream has no messages: bytes may
+        /// arrive in other pieces than they were sent in. Each end has a half that it writes, and each half ends by
+        /// itself: finished in order, or reset.
+        ///
+        /// A handle stays until Release, and at the longest as long as its session. Send and Recv carry up to 1 MiB in
+        /// one call; Exchange carries any amount in both directions at once, with credits in bytes, so that a slow
+        /// client stalls the peer and fills no memory. A session of wire version 1 has fewer verbs: reset and stop are
+        /// error 19 there.
+        ///
+        /// - Since: 0.2.0
+        public let stream: StreamServiceClient
 
         /// Clients over a transport.
         public init(transport: any RPCTransport) {
@@ -281,6 +422,7 @@ extension V1 {
             listener = ListenerServiceClient(transport: transport)
             session = SessionServiceClient(transport: transport)
             sidecar = SidecarServiceClient(transport: transport)
+            stream = StreamServiceClient(transport: transport)
         }
     }
 }

@@ -147,6 +147,30 @@ extension V1 {
 }
 
 extension V1 {
+    /// What hides the length of what is sent.
+    public struct PaddingPolicy: WireEnum {
+        /// The number on the wire.
+        public var rawValue: Int32
+        /// Any number, known or not.
+        public init(rawValue: Int32) { self.rawValue = rawValue }
+
+        /// As configured otherwise.
+        public static let unspecified = PaddingPolicy(rawValue: 0)
+        /// Nothing.
+        public static let none = PaddingPolicy(rawValue: 1)
+        /// Lengths are rounded up as PADÉ does, by at most 12 %.
+        public static let pade = PaddingPolicy(rawValue: 2)
+
+        /// Name by number on the wire.
+        public static let names: [Int32: String] = [
+            0: "unspecified",
+            1: "none",
+            2: "pade",
+        ]
+    }
+}
+
+extension V1 {
     /// The public half of a signing key.
     public struct VerifyingKey: WireMessage {
         /// The name in the definition.
@@ -271,6 +295,11 @@ extension V1 {
         public var recvSegments: UInt32?
         /// Opening the leg, before the handshake.
         public var connectTimeout: WireDuration?
+        /// The protocol version that a client offers: 2, or 1 for a server that has no other.
+        public var offerVersion: UInt32?
+        /// The protocol versions that a listener takes. Empty: the default, which is without version 1. As text in C:
+        /// numbers separated by a space.
+        public var acceptVersions: [UInt32] = []
         /// What protects the packets that this side sends. Unspecified: chosen by what the processor is fast at.
         public var suite: V1.CipherSuite = .init()
         /// Who supplies the cryptography: auto, openssl or pqcrypto. Empty: auto.
@@ -293,6 +322,12 @@ extension V1 {
         public var maxSessionsPerIp: UInt32?
         /// Upper bound of an orderly close. Absent: it goes on while the peer acknowledges something every 5 s.
         public var closeTimeout: WireDuration?
+        /// What hides the length of what is sent.
+        public var padding: V1.PaddingPolicy = .init()
+        /// Packets wait up to this long, by chance, so that their times tell less. Zero switches it off.
+        public var jitter: WireDuration?
+        /// An idle session sends a packet without content about this often. Zero switches it off.
+        public var coverInterval: WireDuration?
         /// When a listener demands a cookie.
         public var cookie: V1.CookiePolicy = .init()
         /// From how many hellos a minute on a listener demands how much proof of work, ascending. Empty: the defaults.
@@ -305,6 +340,9 @@ extension V1 {
         public var maxInflightHandshakes: UInt32?
         /// Handshakes in flight from one source.
         public var maxInflightPerSource: UInt32?
+        /// Folder, on the host of the core, for an event log (qlog) of each session. Empty: as its environment says,
+        /// and none if that says nothing.
+        public var qlogDir: String = ""
         /// Fields that this version does not know.
         public var unknownFields = UnknownFields()
 
@@ -318,6 +356,8 @@ extension V1 {
             sendSegments: UInt32? = nil,
             recvSegments: UInt32? = nil,
             connectTimeout: WireDuration? = nil,
+            offerVersion: UInt32? = nil,
+            acceptVersions: [UInt32] = [],
             suite: V1.CipherSuite = .init(),
             provider: String = "",
             bulkChunk: UInt32? = nil,
@@ -329,18 +369,24 @@ extension V1 {
             maxSessions: UInt32? = nil,
             maxSessionsPerIp: UInt32? = nil,
             closeTimeout: WireDuration? = nil,
+            padding: V1.PaddingPolicy = .init(),
+            jitter: WireDuration? = nil,
+            coverInterval: WireDuration? = nil,
             cookie: V1.CookiePolicy = .init(),
             loadTiers: [V1.LoadTier] = [],
             handshakeTimeout: WireDuration? = nil,
             silenceFloor: WireDuration? = nil,
             maxInflightHandshakes: UInt32? = nil,
-            maxInflightPerSource: UInt32? = nil
+            maxInflightPerSource: UInt32? = nil,
+            qlogDir: String = ""
         ) {
             self.preset = preset
             self.keepaliveInterval = keepaliveInterval
             self.sendSegments = sendSegments
             self.recvSegments = recvSegments
             self.connectTimeout = connectTimeout
+            self.offerVersion = offerVersion
+            self.acceptVersions = acceptVersions
             self.suite = suite
             self.provider = provider
             self.bulkChunk = bulkChunk
@@ -352,12 +398,16 @@ extension V1 {
             self.maxSessions = maxSessions
             self.maxSessionsPerIp = maxSessionsPerIp
             self.closeTimeout = closeTimeout
+            self.padding = padding
+            self.jitter = jitter
+            self.coverInterval = coverInterval
             self.cookie = cookie
             self.loadTiers = loadTiers
             self.handshakeTimeout = handshakeTimeout
             self.silenceFloor = silenceFloor
             self.maxInflightHandshakes = maxInflightHandshakes
             self.maxInflightPerSource = maxInflightPerSource
+            self.qlogDir = qlogDir
         }
 
         /// See ``WireMessage``.
@@ -369,6 +419,9 @@ extension V1 {
                 case 40: self.sendSegments = try reader.read(WireUInt32.self)
                 case 48: self.recvSegments = try reader.read(WireUInt32.self)
                 case 98: try reader.merge(&self.connectTimeout)
+                case 112: self.offerVersion = try reader.read(WireUInt32.self)
+                case 120: self.acceptVersions.append(try reader.read(WireUInt32.self))
+                case 122: try reader.readPacked(WireUInt32.self, into: &self.acceptVersions)
                 case 128: self.suite = try reader.read(WireEnumeration<V1.CipherSuite>.self)
                 case 138: self.provider = try reader.read(WireString.self)
                 case 144: self.bulkChunk = try reader.read(WireUInt32.self)
@@ -380,12 +433,16 @@ extension V1 {
                 case 192: self.maxSessions = try reader.read(WireUInt32.self)
                 case 200: self.maxSessionsPerIp = try reader.read(WireUInt32.self)
                 case 210: try reader.merge(&self.closeTimeout)
+                case 232: self.padding = try reader.read(WireEnumeration<V1.PaddingPolicy>.self)
+                case 242: try reader.merge(&self.jitter)
+                case 250: try reader.merge(&self.coverInterval)
                 case 264: self.cookie = try reader.read(WireEnumeration<V1.CookiePolicy>.self)
                 case 274: self.loadTiers.append(try reader.read(WireNested<V1.LoadTier>.self))
                 case 282: try reader.merge(&self.handshakeTimeout)
                 case 290: try reader.merge(&self.silenceFloor)
                 case 296: self.maxInflightHandshakes = try reader.read(WireUInt32.self)
                 case 304: self.maxInflightPerSource = try reader.read(WireUInt32.self)
+                case 314: self.qlogDir = try reader.read(WireString.self)
                 default: try reader.keep(tag, in: &unknownFields)
                 }
             }
@@ -398,6 +455,8 @@ extension V1 {
             writer.write(40, self.sendSegments, present: WireUInt32.self)
             writer.write(48, self.recvSegments, present: WireUInt32.self)
             writer.write(98, self.connectTimeout, present: WireNested<WireDuration>.self)
+            writer.write(112, self.offerVersion, present: WireUInt32.self)
+            writer.write(122, packed: self.acceptVersions, WireUInt32.self)
             writer.write(128, self.suite, WireEnumeration<V1.CipherSuite>.self)
             writer.write(138, self.provider, WireString.self)
             writer.write(144, self.bulkChunk, present: WireUInt32.self)
@@ -409,12 +468,16 @@ extension V1 {
             writer.write(192, self.maxSessions, present: WireUInt32.self)
             writer.write(200, self.maxSessionsPerIp, present: WireUInt32.self)
             writer.write(210, self.closeTimeout, present: WireNested<WireDuration>.self)
+            writer.write(232, self.padding, WireEnumeration<V1.PaddingPolicy>.self)
+            writer.write(242, self.jitter, present: WireNested<WireDuration>.self)
+            writer.write(250, self.coverInterval, present: WireNested<WireDuration>.self)
             writer.write(264, self.cookie, WireEnumeration<V1.CookiePolicy>.self)
             writer.write(274, each: self.loadTiers, WireNested<V1.LoadTier>.self)
             writer.write(282, self.handshakeTimeout, present: WireNested<WireDuration>.self)
             writer.write(290, self.silenceFloor, present: WireNested<WireDuration>.self)
             writer.write(296, self.maxInflightHandshakes, present: WireUInt32.self)
             writer.write(304, self.maxInflightPerSource, present: WireUInt32.self)
+            writer.write(314, self.qlogDir, WireString.self)
             writer.write(unknownFields)
         }
 
@@ -425,6 +488,8 @@ extension V1 {
             text.field("sendSegments", self.sendSegments, present: WireUInt32.self)
             text.field("recvSegments", self.recvSegments, present: WireUInt32.self)
             text.field("connectTimeout", self.connectTimeout, present: WireNested<WireDuration>.self)
+            text.field("offerVersion", self.offerVersion, present: WireUInt32.self)
+            text.field("acceptVersions", each: self.acceptVersions, WireUInt32.self)
             text.field("suite", self.suite, WireEnumeration<V1.CipherSuite>.self)
             text.field("provider", self.provider, WireString.self)
             text.field("bulkChunk", self.bulkChunk, present: WireUInt32.self)
@@ -436,12 +501,16 @@ extension V1 {
             text.field("maxSessions", self.maxSessions, present: WireUInt32.self)
             text.field("maxSessionsPerIp", self.maxSessionsPerIp, present: WireUInt32.self)
             text.field("closeTimeout", self.closeTimeout, present: WireNested<WireDuration>.self)
+            text.field("padding", self.padding, WireEnumeration<V1.PaddingPolicy>.self)
+            text.field("jitter", self.jitter, present: WireNested<WireDuration>.self)
+            text.field("coverInterval", self.coverInterval, present: WireNested<WireDuration>.self)
             text.field("cookie", self.cookie, WireEnumeration<V1.CookiePolicy>.self)
             text.field("loadTiers", each: self.loadTiers, WireNested<V1.LoadTier>.self)
             text.field("handshakeTimeout", self.handshakeTimeout, present: WireNested<WireDuration>.self)
             text.field("silenceFloor", self.silenceFloor, present: WireNested<WireDuration>.self)
             text.field("maxInflightHandshakes", self.maxInflightHandshakes, present: WireUInt32.self)
             text.field("maxInflightPerSource", self.maxInflightPerSource, present: WireUInt32.self)
+            text.field("qlogDir", self.qlogDir, WireString.self)
         }
     }
 }
@@ -541,6 +610,12 @@ extension V1 {
         public var droppedTotal: [String: UInt64] = [:]
         /// Since the start of the session or listener.
         public var uptime: WireDuration?
+        /// Streams open now, opened by either side.
+        public var activeStreams: UInt64 = 0
+        /// Changes of the traffic keys that this side began.
+        public var rekeysLocalTotal: UInt64 = 0
+        /// Changes of the traffic keys that the peer began.
+        public var rekeysPeerTotal: UInt64 = 0
         /// Fields that this version does not know.
         public var unknownFields = UnknownFields()
 
@@ -568,7 +643,10 @@ extension V1 {
             aeadFailureTotal: UInt64 = 0,
             unencryptedDroppedTotal: UInt64 = 0,
             droppedTotal: [String: UInt64] = [:],
-            uptime: WireDuration? = nil
+            uptime: WireDuration? = nil,
+            activeStreams: UInt64 = 0,
+            rekeysLocalTotal: UInt64 = 0,
+            rekeysPeerTotal: UInt64 = 0
         ) {
             self.packetsSent = packetsSent
             self.packetsRecv = packetsRecv
@@ -590,6 +668,9 @@ extension V1 {
             self.unencryptedDroppedTotal = unencryptedDroppedTotal
             self.droppedTotal = droppedTotal
             self.uptime = uptime
+            self.activeStreams = activeStreams
+            self.rekeysLocalTotal = rekeysLocalTotal
+            self.rekeysPeerTotal = rekeysPeerTotal
         }
 
         /// See ``WireMessage``.
@@ -616,6 +697,9 @@ extension V1 {
                 case 144: self.unencryptedDroppedTotal = try reader.read(WireUInt64.self)
                 case 154: try reader.readEntry(WireString.self, WireUInt64.self, into: &self.droppedTotal, or: &unknownFields)
                 case 162: try reader.merge(&self.uptime)
+                case 168: self.activeStreams = try reader.read(WireUInt64.self)
+                case 176: self.rekeysLocalTotal = try reader.read(WireUInt64.self)
+                case 184: self.rekeysPeerTotal = try reader.read(WireUInt64.self)
                 default: try reader.keep(tag, in: &unknownFields)
                 }
             }
@@ -643,6 +727,9 @@ extension V1 {
             writer.write(144, self.unencryptedDroppedTotal, WireUInt64.self)
             writer.write(154, map: self.droppedTotal, WireString.self, WireUInt64.self)
             writer.write(162, self.uptime, present: WireNested<WireDuration>.self)
+            writer.write(168, self.activeStreams, WireUInt64.self)
+            writer.write(176, self.rekeysLocalTotal, WireUInt64.self)
+            writer.write(184, self.rekeysPeerTotal, WireUInt64.self)
             writer.write(unknownFields)
         }
 
@@ -668,6 +755,9 @@ extension V1 {
             text.field("unencryptedDroppedTotal", self.unencryptedDroppedTotal, WireUInt64.self)
             text.field("droppedTotal", map: self.droppedTotal, WireString.self, WireUInt64.self)
             text.field("uptime", self.uptime, present: WireNested<WireDuration>.self)
+            text.field("activeStreams", self.activeStreams, WireUInt64.self)
+            text.field("rekeysLocalTotal", self.rekeysLocalTotal, WireUInt64.self)
+            text.field("rekeysPeerTotal", self.rekeysPeerTotal, WireUInt64.self)
         }
     }
 }

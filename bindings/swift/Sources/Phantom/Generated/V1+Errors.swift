@@ -172,6 +172,8 @@ extension V1 {
         public var rejectCode: UInt32?
         /// The highest protocol version that the server speaks (code 21).
         public var supportedVersion: UInt32?
+        /// The code that the peer gave when it reset its half of the stream, or asked to stop this side's (code 42).
+        public var resetCode: UInt32?
         /// Fields that this version does not know.
         public var unknownFields = UnknownFields()
 
@@ -186,7 +188,8 @@ extension V1 {
             peerCode: UInt32? = nil,
             unacknowledged: UInt64? = nil,
             rejectCode: UInt32? = nil,
-            supportedVersion: UInt32? = nil
+            supportedVersion: UInt32? = nil,
+            resetCode: UInt32? = nil
         ) {
             self.code = code
             self.message = message
@@ -195,6 +198,7 @@ extension V1 {
             self.unacknowledged = unacknowledged
             self.rejectCode = rejectCode
             self.supportedVersion = supportedVersion
+            self.resetCode = resetCode
         }
 
         /// See ``WireMessage``.
@@ -208,6 +212,7 @@ extension V1 {
                 case 40: self.unacknowledged = try reader.read(WireUInt64.self)
                 case 48: self.rejectCode = try reader.read(WireUInt32.self)
                 case 56: self.supportedVersion = try reader.read(WireUInt32.self)
+                case 64: self.resetCode = try reader.read(WireUInt32.self)
                 default: try reader.keep(tag, in: &unknownFields)
                 }
             }
@@ -222,6 +227,7 @@ extension V1 {
             writer.write(40, self.unacknowledged, present: WireUInt64.self)
             writer.write(48, self.rejectCode, present: WireUInt32.self)
             writer.write(56, self.supportedVersion, present: WireUInt32.self)
+            writer.write(64, self.resetCode, present: WireUInt32.self)
             writer.write(unknownFields)
         }
 
@@ -234,6 +240,7 @@ extension V1 {
             text.field("unacknowledged", self.unacknowledged, present: WireUInt64.self)
             text.field("rejectCode", self.rejectCode, present: WireUInt32.self)
             text.field("supportedVersion", self.supportedVersion, present: WireUInt32.self)
+            text.field("resetCode", self.resetCode, present: WireUInt32.self)
         }
     }
 }

@@ -3,6 +3,33 @@
 // What phantom/v1/listener.proto declares.
 
 extension V1 {
+    /// Whether clients prove who they are.
+    public struct ClientAuthentication: WireEnum {
+        /// The number on the wire.
+        public var rawValue: Int32
+        /// Any number, known or not.
+        public init(rawValue: Int32) { self.rawValue = rawValue }
+
+        /// As NONE.
+        public static let unspecified = ClientAuthentication(rawValue: 0)
+        /// Everyone is taken, and nobody is asked. Pins are public: whoever knows the address gets in.
+        public static let none = ClientAuthentication(rawValue: 1)
+        /// Everyone is taken; an identity that a client proves is told.
+        public static let optional = ClientAuthentication(rawValue: 2)
+        /// Only clients that prove an authorised identity are taken; nothing of others is told.
+        public static let required = ClientAuthentication(rawValue: 3)
+
+        /// Name by number on the wire.
+        public static let names: [Int32: String] = [
+            0: "unspecified",
+            1: "none",
+            2: "optional",
+            3: "required",
+        ]
+    }
+}
+
+extension V1 {
     /// A listener, by its handle.
     public struct ListenerRef: WireMessage {
         /// The name in the definition.
@@ -58,6 +85,8 @@ extension V1 {
         public var key: V1.SigningKeyRef?
         /// The configuration.
         public var config: V1.PhantomConfig?
+        /// Which clients it takes. Absent: all, and none is asked who it is.
+        public var clients: V1.ClientPolicy?
         /// Share the port with other processes that ask for the same. Otherwise a port in use is error 1.
         public var reusePort: Bool = false
         /// Fields that this version does not know.
@@ -72,12 +101,14 @@ extension V1 {
             addresses: [String] = [],
             key: V1.SigningKeyRef? = nil,
             config: V1.PhantomConfig? = nil,
+            clients: V1.ClientPolicy? = nil,
             reusePort: Bool = false
         ) {
             self.leaseId = leaseId
             self.addresses = addresses
             self.key = key
             self.config = config
+            self.clients = clients
             self.reusePort = reusePort
         }
 
@@ -89,6 +120,7 @@ extension V1 {
                 case 18: self.addresses.append(try reader.read(WireString.self))
                 case 26: try reader.merge(&self.key)
                 case 34: try reader.merge(&self.config)
+                case 42: try reader.merge(&self.clients)
                 case 48: self.reusePort = try reader.read(WireBool.self)
                 default: try reader.keep(tag, in: &unknownFields)
                 }
@@ -101,6 +133,7 @@ extension V1 {
             writer.write(18, each: self.addresses, WireString.self)
             writer.write(26, self.key, present: WireNested<V1.SigningKeyRef>.self)
             writer.write(34, self.config, present: WireNested<V1.PhantomConfig>.self)
+            writer.write(42, self.clients, present: WireNested<V1.ClientPolicy>.self)
             writer.write(48, self.reusePort, WireBool.self)
             writer.write(unknownFields)
         }
@@ -111,7 +144,69 @@ extension V1 {
             text.field("addresses", each: self.addresses, WireString.self)
             text.field("key", self.key, present: WireNested<V1.SigningKeyRef>.self)
             text.field("config", self.config, present: WireNested<V1.PhantomConfig>.self)
+            text.field("clients", self.clients, present: WireNested<V1.ClientPolicy>.self)
             text.field("reusePort", self.reusePort, WireBool.self)
+        }
+    }
+}
+
+extension V1 {
+    /// Which clients a listener takes. With REQUIRED, authorised clients are named by one of the two lists (error 4
+    /// otherwise); with anything else there is none.
+    public struct ClientPolicy: WireMessage {
+        /// The name in the definition.
+        public static let messageName = "phantom.v1.ClientPolicy"
+
+        /// Whether clients prove who they are.
+        public var authentication: V1.ClientAuthentication = .init()
+        /// The verifying keys of the clients, or their fingerprints.
+        public var authorized: [V1.Pin] = []
+        /// The absolute path of a file on the sidecar's host, which is read again when it changes: a fingerprint or a
+        /// verifying key in hexadecimal characters on each line, then an optional comment; lines that begin with `#`
+        /// are comments, too.
+        public var authorizedFile: String = ""
+        /// Fields that this version does not know.
+        public var unknownFields = UnknownFields()
+
+        /// Every field at its default.
+        public init() {}
+
+        /// With these fields.
+        public init(
+            authentication: V1.ClientAuthentication = .init(),
+            authorized: [V1.Pin] = [],
+            authorizedFile: String = ""
+        ) {
+            self.authentication = authentication
+            self.authorized = authorized
+            self.authorizedFile = authorizedFile
+        }
+
+        /// See ``WireMessage``.
+        public mutating func decode(from reader: inout WireReader) throws(WireError) {
+            while let tag = try reader.tag() {
+                switch tag {
+                case 8: self.authentication = try reader.read(WireEnumeration<V1.ClientAuthentication>.self)
+                case 18: self.authorized.append(try reader.read(WireNested<V1.Pin>.self))
+                case 26: self.authorizedFile = try reader.read(WireString.self)
+                default: try reader.keep(tag, in: &unknownFields)
+                }
+            }
+        }
+
+        /// See ``WireMessage``.
+        public func encode(to writer: inout WireWriter) {
+            writer.write(8, self.authentication, WireEnumeration<V1.ClientAuthentication>.self)
+            writer.write(18, each: self.authorized, WireNested<V1.Pin>.self)
+            writer.write(26, self.authorizedFile, WireString.self)
+            writer.write(unknownFields)
+        }
+
+        /// See ``WireMessage``.
+        public func describe(to text: inout WireText) {
+            text.field("authentication", self.authentication, WireEnumeration<V1.ClientAuthentication>.self)
+            text.field("authorized", each: self.authorized, WireNested<V1.Pin>.self)
+            text.field("authorizedFile", self.authorizedFile, WireString.self)
         }
     }
 }
@@ -323,6 +418,8 @@ extension V1 {
         public var seq: UInt64 = 0
         /// The session.
         public var session: V1.Session?
+        /// The key that the client proved to hold; absent for a client that proved none.
+        public var clientIdentity: V1.VerifyingKey?
         /// Fields that this version does not know.
         public var unknownFields = UnknownFields()
 
@@ -330,9 +427,10 @@ extension V1 {
         public init() {}
 
         /// With these fields.
-        public init(seq: UInt64 = 0, session: V1.Session? = nil) {
+        public init(seq: UInt64 = 0, session: V1.Session? = nil, clientIdentity: V1.VerifyingKey? = nil) {
             self.seq = seq
             self.session = session
+            self.clientIdentity = clientIdentity
         }
 
         /// See ``WireMessage``.
@@ -341,6 +439,7 @@ extension V1 {
                 switch tag {
                 case 8: self.seq = try reader.read(WireUInt64.self)
                 case 18: try reader.merge(&self.session)
+                case 26: try reader.merge(&self.clientIdentity)
                 default: try reader.keep(tag, in: &unknownFields)
                 }
             }
@@ -350,6 +449,7 @@ extension V1 {
         public func encode(to writer: inout WireWriter) {
             writer.write(8, self.seq, WireUInt64.self)
             writer.write(18, self.session, present: WireNested<V1.Session>.self)
+            writer.write(26, self.clientIdentity, present: WireNested<V1.VerifyingKey>.self)
             writer.write(unknownFields)
         }
 
@@ -357,6 +457,7 @@ extension V1 {
         public func describe(to text: inout WireText) {
             text.field("seq", self.seq, WireUInt64.self)
             text.field("session", self.session, present: WireNested<V1.Session>.self)
+            text.field("clientIdentity", self.clientIdentity, present: WireNested<V1.VerifyingKey>.self)
         }
     }
 }

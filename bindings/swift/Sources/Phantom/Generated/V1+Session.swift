@@ -300,6 +300,10 @@ extension V1 {
         public var target: String = ""
         /// What the server must prove to hold one of. Empty with a pinned URL; without any pin at all, error 4.
         public var pins: [V1.Pin] = []
+        /// Proves to the server who this client is; the server's policy decides about it. Connect then answers after
+        /// the server accepted it; error 43 if it did not. Absent: the client proves nothing. The key can be dropped at
+        /// once.
+        public var identity: V1.SigningKeyRef?
         /// The configuration.
         public var config: V1.PhantomConfig?
         /// The whole connect, handshake included. Absent: 20 s, or the deadline of the call if that is sooner.
@@ -315,12 +319,14 @@ extension V1 {
             leaseId: UInt64 = 0,
             target: String = "",
             pins: [V1.Pin] = [],
+            identity: V1.SigningKeyRef? = nil,
             config: V1.PhantomConfig? = nil,
             timeout: WireDuration? = nil
         ) {
             self.leaseId = leaseId
             self.target = target
             self.pins = pins
+            self.identity = identity
             self.config = config
             self.timeout = timeout
         }
@@ -332,6 +338,7 @@ extension V1 {
                 case 8: self.leaseId = try reader.read(WireUInt64.self)
                 case 18: self.target = try reader.read(WireString.self)
                 case 26: self.pins.append(try reader.read(WireNested<V1.Pin>.self))
+                case 42: try reader.merge(&self.identity)
                 case 50: try reader.merge(&self.config)
                 case 82: try reader.merge(&self.timeout)
                 default: try reader.keep(tag, in: &unknownFields)
@@ -344,6 +351,7 @@ extension V1 {
             writer.write(8, self.leaseId, WireUInt64.self)
             writer.write(18, self.target, WireString.self)
             writer.write(26, each: self.pins, WireNested<V1.Pin>.self)
+            writer.write(42, self.identity, present: WireNested<V1.SigningKeyRef>.self)
             writer.write(50, self.config, present: WireNested<V1.PhantomConfig>.self)
             writer.write(82, self.timeout, present: WireNested<WireDuration>.self)
             writer.write(unknownFields)
@@ -354,6 +362,7 @@ extension V1 {
             text.field("leaseId", self.leaseId, WireUInt64.self)
             text.field("target", self.target, WireString.self)
             text.field("pins", each: self.pins, WireNested<V1.Pin>.self)
+            text.field("identity", self.identity, present: WireNested<V1.SigningKeyRef>.self)
             text.field("config", self.config, present: WireNested<V1.PhantomConfig>.self)
             text.field("timeout", self.timeout, present: WireNested<WireDuration>.self)
         }
@@ -661,11 +670,14 @@ extension V1 {
         public enum EventChoice: WireChoice {
             /// Its state changed.
             case stateChanged(V1.StateChanged)
+            /// Its traffic keys were changed.
+            case rekeyed(V1.Rekeyed)
 
             /// See ``WireChoice``.
             public func describe(to text: inout WireText) {
                 switch self {
                 case .stateChanged(let value): text.field("stateChanged", value, present: WireNested<V1.StateChanged>.self)
+                case .rekeyed(let value): text.field("rekeyed", value, present: WireNested<V1.Rekeyed>.self)
                 }
             }
         }
@@ -695,6 +707,11 @@ extension V1 {
                     if case .stateChanged(let known)? = self.event { value = known }
                     try reader.merge(into: &value)
                     self.event = .stateChanged(value)
+                case 26:
+                    var value = V1.Rekeyed()
+                    if case .rekeyed(let known)? = self.event { value = known }
+                    try reader.merge(into: &value)
+                    self.event = .rekeyed(value)
                 default: try reader.keep(tag, in: &unknownFields)
                 }
             }
@@ -703,6 +720,7 @@ extension V1 {
         /// See ``WireMessage``.
         public func encode(to writer: inout WireWriter) {
             if case .stateChanged(let value)? = self.event { writer.always(10, value, WireNested<V1.StateChanged>.self) }
+            if case .rekeyed(let value)? = self.event { writer.always(26, value, WireNested<V1.Rekeyed>.self) }
             writer.write(unknownFields)
         }
 
@@ -756,6 +774,60 @@ extension V1 {
         /// See ``WireMessage``.
         public func describe(to text: inout WireText) {
             text.field("state", self.state, WireEnumeration<V1.ConnectionState>.self)
+            text.field("reason", self.reason, WireString.self)
+        }
+    }
+}
+
+extension V1 {
+    /// The traffic keys of a session were changed.
+    public struct Rekeyed: WireMessage {
+        /// The name in the definition.
+        public static let messageName = "phantom.v1.Rekeyed"
+
+        /// The key epoch from now on.
+        public var epoch: UInt32 = 0
+        /// The peer began it.
+        public var byPeer: Bool = false
+        /// Why.
+        public var reason: String = ""
+        /// Fields that this version does not know.
+        public var unknownFields = UnknownFields()
+
+        /// Every field at its default.
+        public init() {}
+
+        /// With these fields.
+        public init(epoch: UInt32 = 0, byPeer: Bool = false, reason: String = "") {
+            self.epoch = epoch
+            self.byPeer = byPeer
+            self.reason = reason
+        }
+
+        /// See ``WireMessage``.
+        public mutating func decode(from reader: inout WireReader) throws(WireError) {
+            while let tag = try reader.tag() {
+                switch tag {
+                case 8: self.epoch = try reader.read(WireUInt32.self)
+                case 16: self.byPeer = try reader.read(WireBool.self)
+                case 26: self.reason = try reader.read(WireString.self)
+                default: try reader.keep(tag, in: &unknownFields)
+                }
+            }
+        }
+
+        /// See ``WireMessage``.
+        public func encode(to writer: inout WireWriter) {
+            writer.write(8, self.epoch, WireUInt32.self)
+            writer.write(16, self.byPeer, WireBool.self)
+            writer.write(26, self.reason, WireString.self)
+            writer.write(unknownFields)
+        }
+
+        /// See ``WireMessage``.
+        public func describe(to text: inout WireText) {
+            text.field("epoch", self.epoch, WireUInt32.self)
+            text.field("byPeer", self.byPeer, WireBool.self)
             text.field("reason", self.reason, WireString.self)
         }
     }
@@ -1524,6 +1596,186 @@ extension V1 {
         /// See ``WireMessage``.
         public func describe(to text: inout WireText) {
             text.field("acknowledged", self.acknowledged, WireUInt64.self)
+        }
+    }
+}
+
+extension V1 {
+    /// Changes the traffic keys.
+    public struct RekeyRequest: WireMessage {
+        /// The name in the definition.
+        public static let messageName = "phantom.v1.RekeyRequest"
+
+        /// The session.
+        public var session: V1.SessionRef?
+        /// Fields that this version does not know.
+        public var unknownFields = UnknownFields()
+
+        /// Every field at its default.
+        public init() {}
+
+        /// With these fields.
+        public init(session: V1.SessionRef? = nil) {
+            self.session = session
+        }
+
+        /// See ``WireMessage``.
+        public mutating func decode(from reader: inout WireReader) throws(WireError) {
+            while let tag = try reader.tag() {
+                switch tag {
+                case 10: try reader.merge(&self.session)
+                default: try reader.keep(tag, in: &unknownFields)
+                }
+            }
+        }
+
+        /// See ``WireMessage``.
+        public func encode(to writer: inout WireWriter) {
+            writer.write(10, self.session, present: WireNested<V1.SessionRef>.self)
+            writer.write(unknownFields)
+        }
+
+        /// See ``WireMessage``.
+        public func describe(to text: inout WireText) {
+            text.field("session", self.session, present: WireNested<V1.SessionRef>.self)
+        }
+    }
+}
+
+extension V1 {
+    /// The answer to Rekey.
+    public struct RekeyResponse: WireMessage {
+        /// The name in the definition.
+        public static let messageName = "phantom.v1.RekeyResponse"
+
+        /// The key epoch from now on.
+        public var epoch: UInt32 = 0
+        /// Fields that this version does not know.
+        public var unknownFields = UnknownFields()
+
+        /// Every field at its default.
+        public init() {}
+
+        /// With these fields.
+        public init(epoch: UInt32 = 0) {
+            self.epoch = epoch
+        }
+
+        /// See ``WireMessage``.
+        public mutating func decode(from reader: inout WireReader) throws(WireError) {
+            while let tag = try reader.tag() {
+                switch tag {
+                case 8: self.epoch = try reader.read(WireUInt32.self)
+                default: try reader.keep(tag, in: &unknownFields)
+                }
+            }
+        }
+
+        /// See ``WireMessage``.
+        public func encode(to writer: inout WireWriter) {
+            writer.write(8, self.epoch, WireUInt32.self)
+            writer.write(unknownFields)
+        }
+
+        /// See ``WireMessage``.
+        public func describe(to text: inout WireText) {
+            text.field("epoch", self.epoch, WireUInt32.self)
+        }
+    }
+}
+
+extension V1 {
+    /// Asks for keying material.
+    public struct ExportKeyingMaterialRequest: WireMessage {
+        /// The name in the definition.
+        public static let messageName = "phantom.v1.ExportKeyingMaterialRequest"
+
+        /// The session.
+        public var session: V1.SessionRef?
+        /// What it is for; up to 255 bytes. Both ends must use the same.
+        public var label: String = ""
+        /// How many bytes, up to 8160. 0: 32.
+        public var length: UInt32 = 0
+        /// Fields that this version does not know.
+        public var unknownFields = UnknownFields()
+
+        /// Every field at its default.
+        public init() {}
+
+        /// With these fields.
+        public init(session: V1.SessionRef? = nil, label: String = "", length: UInt32 = 0) {
+            self.session = session
+            self.label = label
+            self.length = length
+        }
+
+        /// See ``WireMessage``.
+        public mutating func decode(from reader: inout WireReader) throws(WireError) {
+            while let tag = try reader.tag() {
+                switch tag {
+                case 10: try reader.merge(&self.session)
+                case 18: self.label = try reader.read(WireString.self)
+                case 24: self.length = try reader.read(WireUInt32.self)
+                default: try reader.keep(tag, in: &unknownFields)
+                }
+            }
+        }
+
+        /// See ``WireMessage``.
+        public func encode(to writer: inout WireWriter) {
+            writer.write(10, self.session, present: WireNested<V1.SessionRef>.self)
+            writer.write(18, self.label, WireString.self)
+            writer.write(24, self.length, WireUInt32.self)
+            writer.write(unknownFields)
+        }
+
+        /// See ``WireMessage``.
+        public func describe(to text: inout WireText) {
+            text.field("session", self.session, present: WireNested<V1.SessionRef>.self)
+            text.field("label", self.label, WireString.self)
+            text.field("length", self.length, WireUInt32.self)
+        }
+    }
+}
+
+extension V1 {
+    /// The answer to ExportKeyingMaterial.
+    public struct ExportKeyingMaterialResponse: WireMessage {
+        /// The name in the definition.
+        public static let messageName = "phantom.v1.ExportKeyingMaterialResponse"
+
+        /// The bytes. Whoever has them can do what the session's ends use them for.
+        public var keyingMaterial: [UInt8] = []
+        /// Fields that this version does not know.
+        public var unknownFields = UnknownFields()
+
+        /// Every field at its default.
+        public init() {}
+
+        /// With these fields.
+        public init(keyingMaterial: [UInt8] = []) {
+            self.keyingMaterial = keyingMaterial
+        }
+
+        /// See ``WireMessage``.
+        public mutating func decode(from reader: inout WireReader) throws(WireError) {
+            while let tag = try reader.tag() {
+                switch tag {
+                case 10: self.keyingMaterial = try reader.read(WireBytes.self)
+                default: try reader.keep(tag, in: &unknownFields)
+                }
+            }
+        }
+
+        /// See ``WireMessage``.
+        public func encode(to writer: inout WireWriter) {
+            writer.write(10, self.keyingMaterial, WireBytes.self)
+            writer.write(unknownFields)
+        }
+
+        /// See ``WireMessage``.
+        public func describe(to text: inout WireText) {
+            text.field(redacted: "keyingMaterial", if: self.keyingMaterial != [])
         }
     }
 }

@@ -58,6 +58,20 @@ public class PhantomClients internal constructor(
      */
     public val sidecar: SidecarServiceClient = SidecarServiceClient(channel)
 
+    /**
+     * Streams of a session, beside its messages: bytes both ways, each stream with an order, a flow control and a
+     * priority of its own, so that one that nobody reads holds up no other. A stream has no messages: bytes may arrive
+     * in other pieces than they were sent in. Each end has a half that it writes, and each half ends by itself:
+     * finished in order, or reset.
+     *
+     * A handle stays until Release, and at the longest as long as its session. Send and Recv carry up to 1 MiB in one
+     * call; Exchange carries any amount in both directions at once, with credits in bytes, so that a slow client stalls
+     * the peer and fills no memory. A session of wire version 1 has fewer verbs: reset and stop are error 19 there.
+     *
+     * Since 0.2.0.
+     */
+    public val stream: StreamServiceClient = StreamServiceClient(channel)
+
     /** Ends the connection, and with it every call under way. Idempotent. */
     override fun close() {
         channel.shutdownNow()
@@ -210,8 +224,8 @@ public class SessionServiceClient internal constructor(
         }
 
     /**
-     * The state of a session as it is, then every change, each with its reason, until the session ended. One call waits
-     * at a time: a newer one ends the older with error 3.
+     * The state of a session as it is, then every change of it and of its keys, each with its reason, until the session
+     * ended. One call waits at a time: a newer one ends the older with error 3.
      */
     public fun watchEvents(
         request: WatchEventsRequest,
@@ -270,6 +284,31 @@ public class SessionServiceClient internal constructor(
     ): FlushResponse =
         failing {
             stub.within(timeout).flush(request.toWire()).toFacade()
+        }
+
+    /**
+     * Changes the traffic keys of both directions, and returns when that has begun; data goes on. Waits for a change
+     * that is under way. Sessions do so by themselves, long before a key is used up. Error 27 after 255 changes, error
+     * 19 in a session of wire version 1.
+     */
+    public suspend fun rekey(
+        request: RekeyRequest,
+        timeout: Duration? = null,
+    ): RekeyResponse =
+        failing {
+            stub.within(timeout).rekey(request.toWire()).toFacade()
+        }
+
+    /**
+     * Bytes that both ends of this session can derive and nobody else: the same at both for the same label and length,
+     * others in every other session and for every other label. Changing the traffic keys changes nothing of them.
+     */
+    public suspend fun exportKeyingMaterial(
+        request: ExportKeyingMaterialRequest,
+        timeout: Duration? = null,
+    ): ExportKeyingMaterialResponse =
+        failing {
+            stub.within(timeout).exportKeyingMaterial(request.toWire()).toFacade()
         }
 
     /** What went over this session. */
@@ -359,4 +398,143 @@ public class SidecarServiceClient internal constructor(
         flow {
             emitAll(stub.within(timeout).keepLease(requests.map { it.toWire() }).map { it.toFacade() })
         }.failing()
+}
+
+/**
+ * Streams of a session, beside its messages: bytes both ways, each stream with an order, a flow control and a priority
+ * of its own, so that one that nobody reads holds up no other. A stream has no messages: bytes may arrive in other
+ * pieces than they were sent in. Each end has a half that it writes, and each half ends by itself: finished in order,
+ * or reset.
+ *
+ * A handle stays until Release, and at the longest as long as its session. Send and Recv carry up to 1 MiB in one call;
+ * Exchange carries any amount in both directions at once, with credits in bytes, so that a slow client stalls the peer
+ * and fills no memory. A session of wire version 1 has fewer verbs: reset and stop are error 19 there.
+ *
+ * Since 0.2.0.
+ */
+public class StreamServiceClient internal constructor(
+    channel: Channel,
+) {
+    private val stub = phantom.v1.wire.StreamServiceGrpcKt.StreamServiceCoroutineStub(channel)
+
+    /**
+     * Opens a stream. The peer hears of it at once, even if nothing is sent, so that it may speak first. 256 may be
+     * open each way; with that many, it waits for one to end, or is error 33.
+     */
+    public suspend fun open(
+        request: StreamServiceOpenRequest,
+        timeout: Duration? = null,
+    ): StreamServiceOpenResponse =
+        failing {
+            stub.within(timeout).open(request.toWire()).toFacade()
+        }
+
+    /**
+     * Waits for the next stream that the peer opens; the deadline of the call is the limit. Loses nothing to
+     * cancellation: a stream that was not acknowledged is given again. One call waits at a time: a newer one ends the
+     * older with error 3. After the end of the session error 14 or that which ended it.
+     */
+    public suspend fun accept(
+        request: StreamServiceAcceptRequest,
+        timeout: Duration? = null,
+    ): StreamServiceAcceptResponse =
+        failing {
+            stub.within(timeout).accept(request.toWire()).toFacade()
+        }
+
+    /**
+     * Sends up to 1 MiB. Reliable bytes arrive in order and once; the call answers when all of them are queued, which
+     * waits while too much is. Unreliable bytes leave at once as one piece that may be lost or overtaken. Error 34
+     * after the own half was finished or reset, error 42 after the peer asked to stop.
+     */
+    public suspend fun send(
+        request: StreamServiceSendRequest,
+        timeout: Duration? = null,
+    ): StreamServiceSendResponse =
+        failing {
+            stub.within(timeout).send(request.toWire()).toFacade()
+        }
+
+    /**
+     * Waits for the next bytes; the deadline of the call is the limit. Loses nothing to cancellation: the sidecar keeps
+     * a piece until it is acknowledged and gives it again until then. One Recv or receiving Exchange waits at a time: a
+     * newer one ends the older with error 3. When the peer finished and everything was received, end_of_stream is set,
+     * and there is no data. Error 42 when the peer reset its half: what had not been received is dropped. If the
+     * session ended first, what had arrived is given, then error 14 or that which ended it.
+     */
+    public suspend fun recv(
+        request: StreamServiceRecvRequest,
+        timeout: Duration? = null,
+    ): StreamServiceRecvResponse =
+        failing {
+            stub.within(timeout).recv(request.toWire()).toFacade()
+        }
+
+    /**
+     * Sends and receives until both halves have ended, or the call. The first frame is a StreamExchangeOpen, answered
+     * by an ExchangeOpened. Either side sends chunks only within the credit that the other granted (error 6 otherwise);
+     * a chunk costs the bytes of its data and 64 more. At most 1 MiB of data go in one frame; 256 KiB are best. When
+     * the client ends its half of the call, the sidecar acknowledges all it took by a last Credit, and bytes go on to
+     * arrive as far as credit reaches; the half of the stream ends by end_of_stream alone.
+     */
+    public fun exchange(
+        requests: Flow<StreamServiceExchangeRequest>,
+        timeout: Duration? = null,
+    ): Flow<StreamServiceExchangeResponse> =
+        flow {
+            emitAll(stub.within(timeout).exchange(requests.map { it.toWire() }).map { it.toFacade() })
+        }.failing()
+
+    /** Sets the priority of what this side sends, from now on. */
+    public suspend fun setPriority(
+        request: StreamServiceSetPriorityRequest,
+        timeout: Duration? = null,
+    ): StreamServiceSetPriorityResponse =
+        failing {
+            stub.within(timeout).setPriority(request.toWire()).toFacade()
+        }
+
+    /** Ends the own half, after everything that was sent. The peer's half goes on. Done once, it does nothing more. */
+    public suspend fun finish(
+        request: StreamServiceFinishRequest,
+        timeout: Duration? = null,
+    ): StreamServiceFinishResponse =
+        failing {
+            stub.within(timeout).finish(request.toWire()).toFacade()
+        }
+
+    /**
+     * Abandons the own half: what was not acknowledged is not sent again, and the peer drops what it had not read and
+     * gets error 42 with the code.
+     */
+    public suspend fun reset(
+        request: StreamServiceResetRequest,
+        timeout: Duration? = null,
+    ): StreamServiceResetResponse =
+        failing {
+            stub.within(timeout).reset(request.toWire()).toFacade()
+        }
+
+    /**
+     * Asks the peer to abandon its half, of which no more is wanted. The peer's next send is error 42 with the code.
+     */
+    public suspend fun stop(
+        request: StreamServiceStopRequest,
+        timeout: Duration? = null,
+    ): StreamServiceStopResponse =
+        failing {
+            stub.within(timeout).stop(request.toWire()).toFacade()
+        }
+
+    /**
+     * Gives a stream back and frees its handle. If the peer's half was received to its end, the own half is finished.
+     * If not, the peer is asked to stop, and an own half that was not finished is reset, both with code 0.
+     */
+    public suspend fun release(
+        request: StreamServiceReleaseRequest,
+        timeout: Duration? = null,
+    ): StreamServiceReleaseResponse =
+        failing {
+            stub.within(timeout).release(request.toWire()).toFacade()
+        }
 }

@@ -161,6 +161,33 @@ public enum class CookiePolicy(
     }
 }
 
+/** What hides the length of what is sent. */
+public enum class PaddingPolicy(
+    /** The number as every language has it. */
+    public val code: Int,
+) {
+    /** As configured otherwise. */
+    UNSPECIFIED(0),
+
+    /** Nothing. */
+    NONE(1),
+
+    /** Lengths are rounded up as PADÉ does, by at most 12 %. */
+    PADE(2),
+
+    /** A value that this version does not know, or none. It is sent as none. */
+    UNRECOGNIZED(Int.MIN_VALUE),
+    ;
+
+    /** Finds values. */
+    public companion object {
+        private val byCode: Map<Int, PaddingPolicy> = entries.associateBy(PaddingPolicy::code)
+
+        /** The value of that number, [UNRECOGNIZED] if there is none. */
+        public fun of(code: Int): PaddingPolicy = byCode[code] ?: UNRECOGNIZED
+    }
+}
+
 /** The public half of a signing key. */
 public data class VerifyingKey(
     /** Ed25519 public key (32 bytes), then ML-DSA-65 public key (1952 bytes). */
@@ -233,6 +260,13 @@ public data class PhantomConfig(
     public val recvSegments: UInt? = null,
     /** Opening the leg, before the handshake. */
     public val connectTimeout: Duration? = null,
+    /** The protocol version that a client offers: 2, or 1 for a server that has no other. */
+    public val offerVersion: UInt? = null,
+    /**
+     * The protocol versions that a listener takes. Empty: the default, which is without version 1. As text in C:
+     * numbers separated by a space.
+     */
+    public val acceptVersions: List<UInt> = emptyList(),
     /** What protects the packets that this side sends. Unspecified: chosen by what the processor is fast at. */
     public val suite: CipherSuite = CipherSuite.UNSPECIFIED,
     /** Who supplies the cryptography: auto, openssl or pqcrypto. Empty: auto. */
@@ -255,6 +289,12 @@ public data class PhantomConfig(
     public val maxSessionsPerIp: UInt? = null,
     /** Upper bound of an orderly close. Absent: it goes on while the peer acknowledges something every 5 s. */
     public val closeTimeout: Duration? = null,
+    /** What hides the length of what is sent. */
+    public val padding: PaddingPolicy = PaddingPolicy.UNSPECIFIED,
+    /** Packets wait up to this long, by chance, so that their times tell less. Zero switches it off. */
+    public val jitter: Duration? = null,
+    /** An idle session sends a packet without content about this often. Zero switches it off. */
+    public val coverInterval: Duration? = null,
     /** When a listener demands a cookie. */
     public val cookie: CookiePolicy = CookiePolicy.UNSPECIFIED,
     /** From how many hellos a minute on a listener demands how much proof of work, ascending. Empty: the defaults. */
@@ -267,6 +307,11 @@ public data class PhantomConfig(
     public val maxInflightHandshakes: UInt? = null,
     /** Handshakes in flight from one source. */
     public val maxInflightPerSource: UInt? = null,
+    /**
+     * Folder, on the host of the core, for an event log (qlog) of each session. Empty: as its environment says, and
+     * none if that says nothing.
+     */
+    public val qlogDir: String = "",
 )
 
 /** One step of the proof of work that a loaded listener demands. */
@@ -322,4 +367,10 @@ public data class MetricsSnapshot(
     public val droppedTotal: Map<String, ULong> = emptyMap(),
     /** Since the start of the session or listener. */
     public val uptime: Duration? = null,
+    /** Streams open now, opened by either side. */
+    public val activeStreams: ULong = 0uL,
+    /** Changes of the traffic keys that this side began. */
+    public val rekeysLocalTotal: ULong = 0uL,
+    /** Changes of the traffic keys that the peer began. */
+    public val rekeysPeerTotal: ULong = 0uL,
 )

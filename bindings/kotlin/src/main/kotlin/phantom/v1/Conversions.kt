@@ -36,6 +36,12 @@ internal fun ConfigPreset.toWire(): Int =
 internal fun CookiePolicy.toWire(): Int =
     if (this == CookiePolicy.UNRECOGNIZED) 0 else code
 
+internal fun PaddingPolicy.toWire(): Int =
+    if (this == PaddingPolicy.UNRECOGNIZED) 0 else code
+
+internal fun ClientAuthentication.toWire(): Int =
+    if (this == ClientAuthentication.UNRECOGNIZED) 0 else code
+
 internal fun phantom.v1.wire.VerifyingKey.toFacade(): VerifyingKey {
     val wire = this
     return VerifyingKey(
@@ -81,6 +87,8 @@ internal fun phantom.v1.wire.PhantomConfig.toFacade(): PhantomConfig {
         sendSegments = if (wire.hasSendSegments()) wire.sendSegments.toUInt() else null,
         recvSegments = if (wire.hasRecvSegments()) wire.recvSegments.toUInt() else null,
         connectTimeout = if (wire.hasConnectTimeout()) wire.connectTimeout.toFacade() else null,
+        offerVersion = if (wire.hasOfferVersion()) wire.offerVersion.toUInt() else null,
+        acceptVersions = wire.acceptVersionsList.map { it.toUInt() },
         suite = CipherSuite.of(wire.suiteValue),
         provider = wire.provider,
         bulkChunk = if (wire.hasBulkChunk()) wire.bulkChunk.toUInt() else null,
@@ -92,12 +100,16 @@ internal fun phantom.v1.wire.PhantomConfig.toFacade(): PhantomConfig {
         maxSessions = if (wire.hasMaxSessions()) wire.maxSessions.toUInt() else null,
         maxSessionsPerIp = if (wire.hasMaxSessionsPerIp()) wire.maxSessionsPerIp.toUInt() else null,
         closeTimeout = if (wire.hasCloseTimeout()) wire.closeTimeout.toFacade() else null,
+        padding = PaddingPolicy.of(wire.paddingValue),
+        jitter = if (wire.hasJitter()) wire.jitter.toFacade() else null,
+        coverInterval = if (wire.hasCoverInterval()) wire.coverInterval.toFacade() else null,
         cookie = CookiePolicy.of(wire.cookieValue),
         loadTiers = wire.loadTiersList.map { it.toFacade() },
         handshakeTimeout = if (wire.hasHandshakeTimeout()) wire.handshakeTimeout.toFacade() else null,
         silenceFloor = if (wire.hasSilenceFloor()) wire.silenceFloor.toFacade() else null,
         maxInflightHandshakes = if (wire.hasMaxInflightHandshakes()) wire.maxInflightHandshakes.toUInt() else null,
         maxInflightPerSource = if (wire.hasMaxInflightPerSource()) wire.maxInflightPerSource.toUInt() else null,
+        qlogDir = wire.qlogDir,
     )
 }
 
@@ -108,6 +120,8 @@ internal fun PhantomConfig.toWire(): phantom.v1.wire.PhantomConfig {
     this.sendSegments?.let { wire.setSendSegments(it.toInt()) }
     this.recvSegments?.let { wire.setRecvSegments(it.toInt()) }
     this.connectTimeout?.let { wire.setConnectTimeout(it.toWire()) }
+    this.offerVersion?.let { wire.setOfferVersion(it.toInt()) }
+    wire.addAllAcceptVersions(this.acceptVersions.map { it.toInt() })
     wire.setSuiteValue(this.suite.toWire())
     wire.setProvider(this.provider)
     this.bulkChunk?.let { wire.setBulkChunk(it.toInt()) }
@@ -119,12 +133,16 @@ internal fun PhantomConfig.toWire(): phantom.v1.wire.PhantomConfig {
     this.maxSessions?.let { wire.setMaxSessions(it.toInt()) }
     this.maxSessionsPerIp?.let { wire.setMaxSessionsPerIp(it.toInt()) }
     this.closeTimeout?.let { wire.setCloseTimeout(it.toWire()) }
+    wire.setPaddingValue(this.padding.toWire())
+    this.jitter?.let { wire.setJitter(it.toWire()) }
+    this.coverInterval?.let { wire.setCoverInterval(it.toWire()) }
     wire.setCookieValue(this.cookie.toWire())
     wire.addAllLoadTiers(this.loadTiers.map { it.toWire() })
     this.handshakeTimeout?.let { wire.setHandshakeTimeout(it.toWire()) }
     this.silenceFloor?.let { wire.setSilenceFloor(it.toWire()) }
     this.maxInflightHandshakes?.let { wire.setMaxInflightHandshakes(it.toInt()) }
     this.maxInflightPerSource?.let { wire.setMaxInflightPerSource(it.toInt()) }
+    wire.setQlogDir(this.qlogDir)
     return wire.build()
 }
 
@@ -166,6 +184,9 @@ internal fun phantom.v1.wire.MetricsSnapshot.toFacade(): MetricsSnapshot {
         unencryptedDroppedTotal = wire.unencryptedDroppedTotal.toULong(),
         droppedTotal = wire.droppedTotalMap.entries.associate { it.key to it.value.toULong() },
         uptime = if (wire.hasUptime()) wire.uptime.toFacade() else null,
+        activeStreams = wire.activeStreams.toULong(),
+        rekeysLocalTotal = wire.rekeysLocalTotal.toULong(),
+        rekeysPeerTotal = wire.rekeysPeerTotal.toULong(),
     )
 }
 
@@ -191,6 +212,9 @@ internal fun MetricsSnapshot.toWire(): phantom.v1.wire.MetricsSnapshot {
     wire.setUnencryptedDroppedTotal(this.unencryptedDroppedTotal.toLong())
     wire.putAllDroppedTotal(this.droppedTotal.entries.associate { it.key to it.value.toLong() })
     this.uptime?.let { wire.setUptime(it.toWire()) }
+    wire.setActiveStreams(this.activeStreams.toLong())
+    wire.setRekeysLocalTotal(this.rekeysLocalTotal.toLong())
+    wire.setRekeysPeerTotal(this.rekeysPeerTotal.toLong())
     return wire.build()
 }
 
@@ -204,6 +228,7 @@ internal fun phantom.v1.wire.ErrorDetail.toFacade(): ErrorDetail {
         unacknowledged = if (wire.hasUnacknowledged()) wire.unacknowledged.toULong() else null,
         rejectCode = if (wire.hasRejectCode()) wire.rejectCode.toUInt() else null,
         supportedVersion = if (wire.hasSupportedVersion()) wire.supportedVersion.toUInt() else null,
+        resetCode = if (wire.hasResetCode()) wire.resetCode.toUInt() else null,
     )
 }
 
@@ -216,6 +241,7 @@ internal fun ErrorDetail.toWire(): phantom.v1.wire.ErrorDetail {
     this.unacknowledged?.let { wire.setUnacknowledged(it.toLong()) }
     this.rejectCode?.let { wire.setRejectCode(it.toInt()) }
     this.supportedVersion?.let { wire.setSupportedVersion(it.toInt()) }
+    this.resetCode?.let { wire.setResetCode(it.toInt()) }
     return wire.build()
 }
 
@@ -383,6 +409,7 @@ internal fun phantom.v1.wire.BindRequest.toFacade(): BindRequest {
         addresses = wire.addressesList.toList(),
         key = if (wire.hasKey()) wire.key.toFacade() else null,
         config = if (wire.hasConfig()) wire.config.toFacade() else null,
+        clients = if (wire.hasClients()) wire.clients.toFacade() else null,
         reusePort = wire.reusePort,
     )
 }
@@ -393,7 +420,25 @@ internal fun BindRequest.toWire(): phantom.v1.wire.BindRequest {
     wire.addAllAddresses(this.addresses)
     this.key?.let { wire.setKey(it.toWire()) }
     this.config?.let { wire.setConfig(it.toWire()) }
+    this.clients?.let { wire.setClients(it.toWire()) }
     wire.setReusePort(this.reusePort)
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.ClientPolicy.toFacade(): ClientPolicy {
+    val wire = this
+    return ClientPolicy(
+        authentication = ClientAuthentication.of(wire.authenticationValue),
+        authorized = wire.authorizedList.map { it.toFacade() },
+        authorizedFile = wire.authorizedFile,
+    )
+}
+
+internal fun ClientPolicy.toWire(): phantom.v1.wire.ClientPolicy {
+    val wire = phantom.v1.wire.ClientPolicy.newBuilder()
+    wire.setAuthenticationValue(this.authentication.toWire())
+    wire.addAllAuthorized(this.authorized.map { it.toWire() })
+    wire.setAuthorizedFile(this.authorizedFile)
     return wire.build()
 }
 
@@ -462,6 +507,7 @@ internal fun phantom.v1.wire.Accepted.toFacade(): Accepted {
     return Accepted(
         seq = wire.seq.toULong(),
         session = if (wire.hasSession()) wire.session.toFacade() else null,
+        clientIdentity = if (wire.hasClientIdentity()) wire.clientIdentity.toFacade() else null,
     )
 }
 
@@ -469,6 +515,7 @@ internal fun Accepted.toWire(): phantom.v1.wire.Accepted {
     val wire = phantom.v1.wire.Accepted.newBuilder()
     wire.setSeq(this.seq.toLong())
     this.session?.let { wire.setSession(it.toWire()) }
+    this.clientIdentity?.let { wire.setClientIdentity(it.toWire()) }
     return wire.build()
 }
 
@@ -607,6 +654,7 @@ internal fun phantom.v1.wire.ConnectRequest.toFacade(): ConnectRequest {
         leaseId = wire.leaseId.toULong(),
         target = wire.target,
         pins = wire.pinsList.map { it.toFacade() },
+        identity = if (wire.hasIdentity()) wire.identity.toFacade() else null,
         config = if (wire.hasConfig()) wire.config.toFacade() else null,
         timeout = if (wire.hasTimeout()) wire.timeout.toFacade() else null,
     )
@@ -617,6 +665,7 @@ internal fun ConnectRequest.toWire(): phantom.v1.wire.ConnectRequest {
     wire.setLeaseId(this.leaseId.toLong())
     wire.setTarget(this.target)
     wire.addAllPins(this.pins.map { it.toWire() })
+    this.identity?.let { wire.setIdentity(it.toWire()) }
     this.config?.let { wire.setConfig(it.toWire()) }
     this.timeout?.let { wire.setTimeout(it.toWire()) }
     return wire.build()
@@ -719,6 +768,7 @@ internal fun phantom.v1.wire.SessionEvent.toFacade(): SessionEvent {
         event =
             when (wire.eventCase) {
                 phantom.v1.wire.SessionEvent.EventCase.STATE_CHANGED -> SessionEvent.EventChoice.StateChanged(wire.stateChanged.toFacade())
+                phantom.v1.wire.SessionEvent.EventCase.REKEYED -> SessionEvent.EventChoice.Rekeyed(wire.rekeyed.toFacade())
                 else -> null
             },
     )
@@ -728,6 +778,7 @@ internal fun SessionEvent.toWire(): phantom.v1.wire.SessionEvent {
     val wire = phantom.v1.wire.SessionEvent.newBuilder()
     when (val choice = this.event) {
         is SessionEvent.EventChoice.StateChanged -> wire.setStateChanged(choice.value.toWire())
+        is SessionEvent.EventChoice.Rekeyed -> wire.setRekeyed(choice.value.toWire())
         null -> Unit
     }
     return wire.build()
@@ -744,6 +795,23 @@ internal fun phantom.v1.wire.StateChanged.toFacade(): StateChanged {
 internal fun StateChanged.toWire(): phantom.v1.wire.StateChanged {
     val wire = phantom.v1.wire.StateChanged.newBuilder()
     wire.setStateValue(this.state.toWire())
+    wire.setReason(this.reason)
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.Rekeyed.toFacade(): Rekeyed {
+    val wire = this
+    return Rekeyed(
+        epoch = wire.epoch.toUInt(),
+        byPeer = wire.byPeer,
+        reason = wire.reason,
+    )
+}
+
+internal fun Rekeyed.toWire(): phantom.v1.wire.Rekeyed {
+    val wire = phantom.v1.wire.Rekeyed.newBuilder()
+    wire.setEpoch(this.epoch.toInt())
+    wire.setByPeer(this.byPeer)
     wire.setReason(this.reason)
     return wire.build()
 }
@@ -982,6 +1050,62 @@ internal fun phantom.v1.wire.FlushResponse.toFacade(): FlushResponse {
 internal fun FlushResponse.toWire(): phantom.v1.wire.FlushResponse {
     val wire = phantom.v1.wire.FlushResponse.newBuilder()
     wire.setAcknowledged(this.acknowledged.toLong())
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.RekeyRequest.toFacade(): RekeyRequest {
+    val wire = this
+    return RekeyRequest(
+        session = if (wire.hasSession()) wire.session.toFacade() else null,
+    )
+}
+
+internal fun RekeyRequest.toWire(): phantom.v1.wire.RekeyRequest {
+    val wire = phantom.v1.wire.RekeyRequest.newBuilder()
+    this.session?.let { wire.setSession(it.toWire()) }
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.RekeyResponse.toFacade(): RekeyResponse {
+    val wire = this
+    return RekeyResponse(
+        epoch = wire.epoch.toUInt(),
+    )
+}
+
+internal fun RekeyResponse.toWire(): phantom.v1.wire.RekeyResponse {
+    val wire = phantom.v1.wire.RekeyResponse.newBuilder()
+    wire.setEpoch(this.epoch.toInt())
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.ExportKeyingMaterialRequest.toFacade(): ExportKeyingMaterialRequest {
+    val wire = this
+    return ExportKeyingMaterialRequest(
+        session = if (wire.hasSession()) wire.session.toFacade() else null,
+        label = wire.label,
+        length = wire.length.toUInt(),
+    )
+}
+
+internal fun ExportKeyingMaterialRequest.toWire(): phantom.v1.wire.ExportKeyingMaterialRequest {
+    val wire = phantom.v1.wire.ExportKeyingMaterialRequest.newBuilder()
+    this.session?.let { wire.setSession(it.toWire()) }
+    wire.setLabel(this.label)
+    wire.setLength(this.length.toInt())
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.ExportKeyingMaterialResponse.toFacade(): ExportKeyingMaterialResponse {
+    val wire = this
+    return ExportKeyingMaterialResponse(
+        keyingMaterial = wire.keyingMaterial.toByteArray(),
+    )
+}
+
+internal fun ExportKeyingMaterialResponse.toWire(): phantom.v1.wire.ExportKeyingMaterialResponse {
+    val wire = phantom.v1.wire.ExportKeyingMaterialResponse.newBuilder()
+    wire.setKeyingMaterial(this.keyingMaterial.toWire())
     return wire.build()
 }
 
@@ -1271,3 +1395,391 @@ internal fun LeaseState.toWire(): phantom.v1.wire.LeaseState {
     wire.setSigningKeys(this.signingKeys.toInt())
     return wire.build()
 }
+
+internal fun phantom.v1.wire.StreamRef.toFacade(): StreamRef {
+    val wire = this
+    return StreamRef(
+        handle = wire.handle.toULong(),
+    )
+}
+
+internal fun StreamRef.toWire(): phantom.v1.wire.StreamRef {
+    val wire = phantom.v1.wire.StreamRef.newBuilder()
+    wire.setHandle(this.handle.toLong())
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.Stream.toFacade(): Stream {
+    val wire = this
+    return Stream(
+        ref = if (wire.hasRef()) wire.ref.toFacade() else null,
+        id = wire.id.toUInt(),
+        priority = wire.priority.toUInt(),
+        maxUnreliableSize = wire.maxUnreliableSize.toUInt(),
+    )
+}
+
+internal fun Stream.toWire(): phantom.v1.wire.Stream {
+    val wire = phantom.v1.wire.Stream.newBuilder()
+    this.ref?.let { wire.setRef(it.toWire()) }
+    wire.setId(this.id.toInt())
+    wire.setPriority(this.priority.toInt())
+    wire.setMaxUnreliableSize(this.maxUnreliableSize.toInt())
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.StreamServiceOpenRequest.toFacade(): StreamServiceOpenRequest {
+    val wire = this
+    return StreamServiceOpenRequest(
+        session = if (wire.hasSession()) wire.session.toFacade() else null,
+        priority = wire.priority.toUInt(),
+        noWait = wire.noWait,
+    )
+}
+
+internal fun StreamServiceOpenRequest.toWire(): phantom.v1.wire.StreamServiceOpenRequest {
+    val wire = phantom.v1.wire.StreamServiceOpenRequest.newBuilder()
+    this.session?.let { wire.setSession(it.toWire()) }
+    wire.setPriority(this.priority.toInt())
+    wire.setNoWait(this.noWait)
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.StreamServiceOpenResponse.toFacade(): StreamServiceOpenResponse {
+    val wire = this
+    return StreamServiceOpenResponse(
+        stream = if (wire.hasStream()) wire.stream.toFacade() else null,
+    )
+}
+
+internal fun StreamServiceOpenResponse.toWire(): phantom.v1.wire.StreamServiceOpenResponse {
+    val wire = phantom.v1.wire.StreamServiceOpenResponse.newBuilder()
+    this.stream?.let { wire.setStream(it.toWire()) }
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.StreamServiceAcceptRequest.toFacade(): StreamServiceAcceptRequest {
+    val wire = this
+    return StreamServiceAcceptRequest(
+        session = if (wire.hasSession()) wire.session.toFacade() else null,
+        ack = wire.ack.toULong(),
+    )
+}
+
+internal fun StreamServiceAcceptRequest.toWire(): phantom.v1.wire.StreamServiceAcceptRequest {
+    val wire = phantom.v1.wire.StreamServiceAcceptRequest.newBuilder()
+    this.session?.let { wire.setSession(it.toWire()) }
+    wire.setAck(this.ack.toLong())
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.StreamServiceAcceptResponse.toFacade(): StreamServiceAcceptResponse {
+    val wire = this
+    return StreamServiceAcceptResponse(
+        accepted = if (wire.hasAccepted()) wire.accepted.toFacade() else null,
+    )
+}
+
+internal fun StreamServiceAcceptResponse.toWire(): phantom.v1.wire.StreamServiceAcceptResponse {
+    val wire = phantom.v1.wire.StreamServiceAcceptResponse.newBuilder()
+    this.accepted?.let { wire.setAccepted(it.toWire()) }
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.AcceptedStream.toFacade(): AcceptedStream {
+    val wire = this
+    return AcceptedStream(
+        seq = wire.seq.toULong(),
+        stream = if (wire.hasStream()) wire.stream.toFacade() else null,
+    )
+}
+
+internal fun AcceptedStream.toWire(): phantom.v1.wire.AcceptedStream {
+    val wire = phantom.v1.wire.AcceptedStream.newBuilder()
+    wire.setSeq(this.seq.toLong())
+    this.stream?.let { wire.setStream(it.toWire()) }
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.StreamServiceSendRequest.toFacade(): StreamServiceSendRequest {
+    val wire = this
+    return StreamServiceSendRequest(
+        stream = if (wire.hasStream()) wire.stream.toFacade() else null,
+        data = wire.data.toByteArray(),
+        unreliable = wire.unreliable,
+    )
+}
+
+internal fun StreamServiceSendRequest.toWire(): phantom.v1.wire.StreamServiceSendRequest {
+    val wire = phantom.v1.wire.StreamServiceSendRequest.newBuilder()
+    this.stream?.let { wire.setStream(it.toWire()) }
+    wire.setData(this.data.toWire())
+    wire.setUnreliable(this.unreliable)
+    return wire.build()
+}
+
+@Suppress("UnusedReceiverParameter")
+internal fun phantom.v1.wire.StreamServiceSendResponse.toFacade(): StreamServiceSendResponse = StreamServiceSendResponse()
+
+@Suppress("UnusedReceiverParameter")
+internal fun StreamServiceSendResponse.toWire(): phantom.v1.wire.StreamServiceSendResponse = phantom.v1.wire.StreamServiceSendResponse.getDefaultInstance()
+
+internal fun phantom.v1.wire.StreamServiceRecvRequest.toFacade(): StreamServiceRecvRequest {
+    val wire = this
+    return StreamServiceRecvRequest(
+        stream = if (wire.hasStream()) wire.stream.toFacade() else null,
+        ack = wire.ack.toULong(),
+    )
+}
+
+internal fun StreamServiceRecvRequest.toWire(): phantom.v1.wire.StreamServiceRecvRequest {
+    val wire = phantom.v1.wire.StreamServiceRecvRequest.newBuilder()
+    this.stream?.let { wire.setStream(it.toWire()) }
+    wire.setAck(this.ack.toLong())
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.StreamServiceRecvResponse.toFacade(): StreamServiceRecvResponse {
+    val wire = this
+    return StreamServiceRecvResponse(
+        piece = if (wire.hasPiece()) wire.piece.toFacade() else null,
+    )
+}
+
+internal fun StreamServiceRecvResponse.toWire(): phantom.v1.wire.StreamServiceRecvResponse {
+    val wire = phantom.v1.wire.StreamServiceRecvResponse.newBuilder()
+    this.piece?.let { wire.setPiece(it.toWire()) }
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.StreamData.toFacade(): StreamData {
+    val wire = this
+    return StreamData(
+        seq = wire.seq.toULong(),
+        data = wire.data.toByteArray(),
+        endOfStream = wire.endOfStream,
+    )
+}
+
+internal fun StreamData.toWire(): phantom.v1.wire.StreamData {
+    val wire = phantom.v1.wire.StreamData.newBuilder()
+    wire.setSeq(this.seq.toLong())
+    wire.setData(this.data.toWire())
+    wire.setEndOfStream(this.endOfStream)
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.StreamServiceExchangeRequest.toFacade(): StreamServiceExchangeRequest {
+    val wire = this
+    return StreamServiceExchangeRequest(
+        frame = if (wire.hasFrame()) wire.frame.toFacade() else null,
+    )
+}
+
+internal fun StreamServiceExchangeRequest.toWire(): phantom.v1.wire.StreamServiceExchangeRequest {
+    val wire = phantom.v1.wire.StreamServiceExchangeRequest.newBuilder()
+    this.frame?.let { wire.setFrame(it.toWire()) }
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.StreamServiceExchangeResponse.toFacade(): StreamServiceExchangeResponse {
+    val wire = this
+    return StreamServiceExchangeResponse(
+        frame = if (wire.hasFrame()) wire.frame.toFacade() else null,
+    )
+}
+
+internal fun StreamServiceExchangeResponse.toWire(): phantom.v1.wire.StreamServiceExchangeResponse {
+    val wire = phantom.v1.wire.StreamServiceExchangeResponse.newBuilder()
+    this.frame?.let { wire.setFrame(it.toWire()) }
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.StreamClientFrame.toFacade(): StreamClientFrame {
+    val wire = this
+    return StreamClientFrame(
+        frame =
+            when (wire.frameCase) {
+                phantom.v1.wire.StreamClientFrame.FrameCase.OPEN -> StreamClientFrame.FrameChoice.Open(wire.open.toFacade())
+                phantom.v1.wire.StreamClientFrame.FrameCase.CHUNK -> StreamClientFrame.FrameChoice.Chunk(wire.chunk.toFacade())
+                phantom.v1.wire.StreamClientFrame.FrameCase.CREDIT -> StreamClientFrame.FrameChoice.Credit(wire.credit.toFacade())
+                else -> null
+            },
+    )
+}
+
+internal fun StreamClientFrame.toWire(): phantom.v1.wire.StreamClientFrame {
+    val wire = phantom.v1.wire.StreamClientFrame.newBuilder()
+    when (val choice = this.frame) {
+        is StreamClientFrame.FrameChoice.Open -> wire.setOpen(choice.value.toWire())
+        is StreamClientFrame.FrameChoice.Chunk -> wire.setChunk(choice.value.toWire())
+        is StreamClientFrame.FrameChoice.Credit -> wire.setCredit(choice.value.toWire())
+        null -> Unit
+    }
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.StreamServerFrame.toFacade(): StreamServerFrame {
+    val wire = this
+    return StreamServerFrame(
+        frame =
+            when (wire.frameCase) {
+                phantom.v1.wire.StreamServerFrame.FrameCase.OPENED -> StreamServerFrame.FrameChoice.Opened(wire.opened.toFacade())
+                phantom.v1.wire.StreamServerFrame.FrameCase.CHUNK -> StreamServerFrame.FrameChoice.Chunk(wire.chunk.toFacade())
+                phantom.v1.wire.StreamServerFrame.FrameCase.CREDIT -> StreamServerFrame.FrameChoice.Credit(wire.credit.toFacade())
+                phantom.v1.wire.StreamServerFrame.FrameCase.FAILED -> StreamServerFrame.FrameChoice.Failed(wire.failed.toFacade())
+                else -> null
+            },
+    )
+}
+
+internal fun StreamServerFrame.toWire(): phantom.v1.wire.StreamServerFrame {
+    val wire = phantom.v1.wire.StreamServerFrame.newBuilder()
+    when (val choice = this.frame) {
+        is StreamServerFrame.FrameChoice.Opened -> wire.setOpened(choice.value.toWire())
+        is StreamServerFrame.FrameChoice.Chunk -> wire.setChunk(choice.value.toWire())
+        is StreamServerFrame.FrameChoice.Credit -> wire.setCredit(choice.value.toWire())
+        is StreamServerFrame.FrameChoice.Failed -> wire.setFailed(choice.value.toWire())
+        null -> Unit
+    }
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.StreamExchangeOpen.toFacade(): StreamExchangeOpen {
+    val wire = this
+    return StreamExchangeOpen(
+        stream = if (wire.hasStream()) wire.stream.toFacade() else null,
+        ack = wire.ack.toULong(),
+        window = wire.window.toULong(),
+        sendOnly = wire.sendOnly,
+    )
+}
+
+internal fun StreamExchangeOpen.toWire(): phantom.v1.wire.StreamExchangeOpen {
+    val wire = phantom.v1.wire.StreamExchangeOpen.newBuilder()
+    this.stream?.let { wire.setStream(it.toWire()) }
+    wire.setAck(this.ack.toLong())
+    wire.setWindow(this.window.toLong())
+    wire.setSendOnly(this.sendOnly)
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.StreamChunk.toFacade(): StreamChunk {
+    val wire = this
+    return StreamChunk(
+        data = wire.data.toByteArray(),
+        endOfStream = wire.endOfStream,
+        seq = wire.seq.toULong(),
+        unreliable = wire.unreliable,
+    )
+}
+
+internal fun StreamChunk.toWire(): phantom.v1.wire.StreamChunk {
+    val wire = phantom.v1.wire.StreamChunk.newBuilder()
+    wire.setData(this.data.toWire())
+    wire.setEndOfStream(this.endOfStream)
+    wire.setSeq(this.seq.toLong())
+    wire.setUnreliable(this.unreliable)
+    return wire.build()
+}
+
+internal fun phantom.v1.wire.StreamServiceSetPriorityRequest.toFacade(): StreamServiceSetPriorityRequest {
+    val wire = this
+    return StreamServiceSetPriorityRequest(
+        stream = if (wire.hasStream()) wire.stream.toFacade() else null,
+        priority = wire.priority.toUInt(),
+    )
+}
+
+internal fun StreamServiceSetPriorityRequest.toWire(): phantom.v1.wire.StreamServiceSetPriorityRequest {
+    val wire = phantom.v1.wire.StreamServiceSetPriorityRequest.newBuilder()
+    this.stream?.let { wire.setStream(it.toWire()) }
+    wire.setPriority(this.priority.toInt())
+    return wire.build()
+}
+
+@Suppress("UnusedReceiverParameter")
+internal fun phantom.v1.wire.StreamServiceSetPriorityResponse.toFacade(): StreamServiceSetPriorityResponse = StreamServiceSetPriorityResponse()
+
+@Suppress("UnusedReceiverParameter")
+internal fun StreamServiceSetPriorityResponse.toWire(): phantom.v1.wire.StreamServiceSetPriorityResponse = phantom.v1.wire.StreamServiceSetPriorityResponse.getDefaultInstance()
+
+internal fun phantom.v1.wire.StreamServiceFinishRequest.toFacade(): StreamServiceFinishRequest {
+    val wire = this
+    return StreamServiceFinishRequest(
+        stream = if (wire.hasStream()) wire.stream.toFacade() else null,
+    )
+}
+
+internal fun StreamServiceFinishRequest.toWire(): phantom.v1.wire.StreamServiceFinishRequest {
+    val wire = phantom.v1.wire.StreamServiceFinishRequest.newBuilder()
+    this.stream?.let { wire.setStream(it.toWire()) }
+    return wire.build()
+}
+
+@Suppress("UnusedReceiverParameter")
+internal fun phantom.v1.wire.StreamServiceFinishResponse.toFacade(): StreamServiceFinishResponse = StreamServiceFinishResponse()
+
+@Suppress("UnusedReceiverParameter")
+internal fun StreamServiceFinishResponse.toWire(): phantom.v1.wire.StreamServiceFinishResponse = phantom.v1.wire.StreamServiceFinishResponse.getDefaultInstance()
+
+internal fun phantom.v1.wire.StreamServiceResetRequest.toFacade(): StreamServiceResetRequest {
+    val wire = this
+    return StreamServiceResetRequest(
+        stream = if (wire.hasStream()) wire.stream.toFacade() else null,
+        code = wire.code.toUInt(),
+    )
+}
+
+internal fun StreamServiceResetRequest.toWire(): phantom.v1.wire.StreamServiceResetRequest {
+    val wire = phantom.v1.wire.StreamServiceResetRequest.newBuilder()
+    this.stream?.let { wire.setStream(it.toWire()) }
+    wire.setCode(this.code.toInt())
+    return wire.build()
+}
+
+@Suppress("UnusedReceiverParameter")
+internal fun phantom.v1.wire.StreamServiceResetResponse.toFacade(): StreamServiceResetResponse = StreamServiceResetResponse()
+
+@Suppress("UnusedReceiverParameter")
+internal fun StreamServiceResetResponse.toWire(): phantom.v1.wire.StreamServiceResetResponse = phantom.v1.wire.StreamServiceResetResponse.getDefaultInstance()
+
+internal fun phantom.v1.wire.StreamServiceStopRequest.toFacade(): StreamServiceStopRequest {
+    val wire = this
+    return StreamServiceStopRequest(
+        stream = if (wire.hasStream()) wire.stream.toFacade() else null,
+        code = wire.code.toUInt(),
+    )
+}
+
+internal fun StreamServiceStopRequest.toWire(): phantom.v1.wire.StreamServiceStopRequest {
+    val wire = phantom.v1.wire.StreamServiceStopRequest.newBuilder()
+    this.stream?.let { wire.setStream(it.toWire()) }
+    wire.setCode(this.code.toInt())
+    return wire.build()
+}
+
+@Suppress("UnusedReceiverParameter")
+internal fun phantom.v1.wire.StreamServiceStopResponse.toFacade(): StreamServiceStopResponse = StreamServiceStopResponse()
+
+@Suppress("UnusedReceiverParameter")
+internal fun StreamServiceStopResponse.toWire(): phantom.v1.wire.StreamServiceStopResponse = phantom.v1.wire.StreamServiceStopResponse.getDefaultInstance()
+
+internal fun phantom.v1.wire.StreamServiceReleaseRequest.toFacade(): StreamServiceReleaseRequest {
+    val wire = this
+    return StreamServiceReleaseRequest(
+        stream = if (wire.hasStream()) wire.stream.toFacade() else null,
+    )
+}
+
+internal fun StreamServiceReleaseRequest.toWire(): phantom.v1.wire.StreamServiceReleaseRequest {
+    val wire = phantom.v1.wire.StreamServiceReleaseRequest.newBuilder()
+    this.stream?.let { wire.setStream(it.toWire()) }
+    return wire.build()
+}
+
+@Suppress("UnusedReceiverParameter")
+internal fun phantom.v1.wire.StreamServiceReleaseResponse.toFacade(): StreamServiceReleaseResponse = StreamServiceReleaseResponse()
+
+@Suppress("UnusedReceiverParameter")
+internal fun StreamServiceReleaseResponse.toWire(): phantom.v1.wire.StreamServiceReleaseResponse = phantom.v1.wire.StreamServiceReleaseResponse.getDefaultInstance()

@@ -19,4 +19,6 @@ public data class ErrorDetail(
     public val rejectCode: UInt? = null,
     /** The highest protocol version that the server speaks (code 21). */
     public val supportedVersion: UInt? = null,
+    /** The code that the peer gave when it reset its half of the stream, or asked to stop this side's (code 42). */
+    public val resetCode: UInt? = null,
 )

@@ -3,6 +3,36 @@
 
 package phantom.v1
 
+/** Whether clients prove who they are. */
+public enum class ClientAuthentication(
+    /** The number as every language has it. */
+    public val code: Int,
+) {
+    /** As NONE. */
+    UNSPECIFIED(0),
+
+    /** Everyone is taken, and nobody is asked. Pins are public: whoever knows the address gets in. */
+    NONE(1),
+
+    /** Everyone is taken; an identity that a client proves is told. */
+    OPTIONAL(2),
+
+    /** Only clients that prove an authorised identity are taken; nothing of others is told. */
+    REQUIRED(3),
+
+    /** A value that this version does not know, or none. It is sent as none. */
+    UNRECOGNIZED(Int.MIN_VALUE),
+    ;
+
+    /** Finds values. */
+    public companion object {
+        private val byCode: Map<Int, ClientAuthentication> = entries.associateBy(ClientAuthentication::code)
+
+        /** The value of that number, [UNRECOGNIZED] if there is none. */
+        public fun of(code: Int): ClientAuthentication = byCode[code] ?: UNRECOGNIZED
+    }
+}
+
 /** A listener, by its handle. */
 public data class ListenerRef(
     /** The handle; unknown ones are error 13. */
@@ -19,8 +49,27 @@ public data class BindRequest(
     public val key: SigningKeyRef? = null,
     /** The configuration. */
     public val config: PhantomConfig? = null,
+    /** Which clients it takes. Absent: all, and none is asked who it is. */
+    public val clients: ClientPolicy? = null,
     /** Share the port with other processes that ask for the same. Otherwise a port in use is error 1. */
     public val reusePort: Boolean = false,
+)
+
+/**
+ * Which clients a listener takes. With REQUIRED, authorised clients are named by one of the two lists (error 4
+ * otherwise); with anything else there is none.
+ */
+public data class ClientPolicy(
+    /** Whether clients prove who they are. */
+    public val authentication: ClientAuthentication = ClientAuthentication.UNSPECIFIED,
+    /** The verifying keys of the clients, or their fingerprints. */
+    public val authorized: List<Pin> = emptyList(),
+    /**
+     * The absolute path of a file on the sidecar's host, which is read again when it changes: a fingerprint or a
+     * verifying key in hexadecimal characters on each line, then an optional comment; lines that begin with `#` are
+     * comments, too.
+     */
+    public val authorizedFile: String = "",
 )
 
 /** The answer to Bind. */
@@ -61,6 +110,8 @@ public data class Accepted(
     public val seq: ULong = 0uL,
     /** The session. */
     public val session: Session? = null,
+    /** The key that the client proved to hold; absent for a client that proved none. */
+    public val clientIdentity: VerifyingKey? = null,
 )
 
 /** Stops a listener. */

@@ -69,6 +69,11 @@ public data class ConnectRequest(
     public val target: String = "",
     /** What the server must prove to hold one of. Empty with a pinned URL; without any pin at all, error 4. */
     public val pins: List<Pin> = emptyList(),
+    /**
+     * Proves to the server who this client is; the server's policy decides about it. Connect then answers after the
+     * server accepted it; error 43 if it did not. Absent: the client proves nothing. The key can be dropped at once.
+     */
+    public val identity: SigningKeyRef? = null,
     /** The configuration. */
     public val config: PhantomConfig? = null,
     /** The whole connect, handshake included. Absent: 20 s, or the deadline of the call if that is sooner. */
@@ -129,6 +134,12 @@ public data class SessionEvent(
             /** The value. */
             public val value: phantom.v1.StateChanged,
         ) : EventChoice
+
+        /** Its traffic keys were changed. */
+        public data class Rekeyed(
+            /** The value. */
+            public val value: phantom.v1.Rekeyed,
+        ) : EventChoice
     }
 }
 
@@ -137,6 +148,16 @@ public data class StateChanged(
     /** The state now. */
     public val state: ConnectionState = ConnectionState.UNRECOGNIZED,
     /** Why; empty in the first answer. */
+    public val reason: String = "",
+)
+
+/** The traffic keys of a session were changed. */
+public data class Rekeyed(
+    /** The key epoch from now on. */
+    public val epoch: UInt = 0u,
+    /** The peer began it. */
+    public val byPeer: Boolean = false,
+    /** Why. */
     public val reason: String = "",
 )
 
@@ -352,6 +373,47 @@ public data class FlushResponse(
     /** Bytes that were queued and are acknowledged now. */
     public val acknowledged: ULong = 0uL,
 )
+
+/** Changes the traffic keys. */
+public data class RekeyRequest(
+    /** The session. */
+    public val session: SessionRef? = null,
+)
+
+/** The answer to Rekey. */
+public data class RekeyResponse(
+    /** The key epoch from now on. */
+    public val epoch: UInt = 0u,
+)
+
+/** Asks for keying material. */
+public data class ExportKeyingMaterialRequest(
+    /** The session. */
+    public val session: SessionRef? = null,
+    /** What it is for; up to 255 bytes. Both ends must use the same. */
+    public val label: String = "",
+    /** How many bytes, up to 8160. 0: 32. */
+    public val length: UInt = 0u,
+)
+
+/** The answer to ExportKeyingMaterial. */
+public data class ExportKeyingMaterialResponse(
+    /** The bytes. Whoever has them can do what the session's ends use them for. */
+    public val keyingMaterial: ByteArray = ByteArray(0),
+) {
+    override fun equals(other: Any?): Boolean =
+        other is ExportKeyingMaterialResponse &&
+            keyingMaterial.contentEquals(other.keyingMaterial)
+
+    override fun hashCode(): Int =
+        listOf(
+            keyingMaterial.contentHashCode(),
+        ).hashCode()
+
+    /** For a person: without secrets, and with the size in place of bytes. */
+    override fun toString(): String =
+        "ExportKeyingMaterialResponse(keyingMaterial=${redacted(keyingMaterial.isNotEmpty())})"
+}
 
 /** Asks for the metrics of a session. */
 public data class SessionServiceGetMetricsRequest(
