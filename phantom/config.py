@@ -5,6 +5,7 @@ Every field has an effect. Values are checked when the object is made; a bad one
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -92,6 +93,8 @@ class PhantomConfig:
     """When a listener demands a cookie: auto (under load), always."""
     load_tiers: tuple[tuple[int, int], ...] = limits.LOAD_TIERS
     """(hellos a minute from which on, proof-of-work difficulty in bits), ascending."""
+    qlog_dir: str | None = None
+    """Folder for one event log (qlog) per session; None: PHANTOM_QLOG_DIR decides, and without it there are none."""
 
     def __post_init__(self) -> None:
         """Checks every field."""
@@ -104,6 +107,8 @@ class PhantomConfig:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         if self.frame_cap < self.bulk_chunk + limits.CHUNK_SLACK + 73:
             raise ConfigError("frame_cap must hold a packet of bulk_chunk bytes")
+        if self.qlog_dir is not None and (type(self.qlog_dir) is not str or not self.qlog_dir):
+            raise ConfigError(f"qlog_dir must be the path of a folder, or None, not {self.qlog_dir!r}")
         if not _are_tiers(self.load_tiers):
             raise ConfigError(
                 "load_tiers must be (count, difficulty) pairs of whole numbers, ascending, difficulties at most 24"
@@ -153,6 +158,10 @@ class PhantomConfig:
             if limit is not None:
                 known.append(limit // 4)
         return max(min(known), limits.MiB)
+
+    def effective_qlog_dir(self) -> str | None:
+        """``qlog_dir``, or what the environment variable PHANTOM_QLOG_DIR says; None: no event logs."""
+        return self.qlog_dir or os.environ.get("PHANTOM_QLOG_DIR", "") or None
 
 
 def _are_tiers(tiers: Any) -> bool:

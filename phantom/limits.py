@@ -195,3 +195,6 @@ MAX_LEASES: Final = 64
 MAX_LEASE_SESSIONS: Final = 256
 MAX_LEASE_LISTENERS: Final = 16
 MAX_LEASE_KEYS: Final = 64
+
+# --- event log (local) ----------------------------------------------------------------------------------------------
+QLOG_BUFFER: Final = 1 * MiB  # of one session's event log that waits for the disk

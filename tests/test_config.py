@@ -38,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "max_inflight_per_source": 32,
     "cookie": "auto",
     "load_tiers": ((500, 4), (2000, 8), (6000, 12), (15000, 16)),
+    "qlog_dir": None,
 }
 BOUNDS: dict[str, tuple[float, float]] = {
     "keepalive_interval": (1, 86400),
@@ -161,6 +162,22 @@ def test_a_frame_must_hold_a_chunk() -> None:
     assert PhantomConfig(frame_cap=needed, bulk_chunk=1 << 17).frame_cap == needed
     with pytest.raises(ConfigError):
         PhantomConfig(frame_cap=needed - 1, bulk_chunk=1 << 17)
+
+
+@pytest.mark.parametrize("bad", ["", 5, b"logs", Path("logs")])
+def test_a_folder_for_event_logs_is_a_text(bad: Any) -> None:
+    with pytest.raises(ConfigError, match="qlog_dir must be the path of a folder"):
+        PhantomConfig(qlog_dir=bad)
+
+
+def test_the_configured_folder_for_event_logs_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PHANTOM_QLOG_DIR", raising=False)
+    assert PhantomConfig().effective_qlog_dir() is None
+    monkeypatch.setenv("PHANTOM_QLOG_DIR", "")
+    assert PhantomConfig().effective_qlog_dir() is None
+    monkeypatch.setenv("PHANTOM_QLOG_DIR", "/one")
+    assert PhantomConfig().effective_qlog_dir() == "/one"
+    assert PhantomConfig(qlog_dir="/two").effective_qlog_dir() == "/two"
 
 
 def test_it_is_a_value() -> None:

@@ -124,6 +124,9 @@ def test_a_range_is_that_of_the_code(row: dict[str, str]) -> None:
         with pytest.raises(phantom.ConfigError):
             PhantomConfig(load_tiers=((10, limits.MAX_CLIENT_POW_DIFFICULTY + 1),))
         assert str(limits.MAX_CLIENT_POW_DIFFICULTY) in text
+    elif name == "qlog_dir":
+        with pytest.raises(phantom.ConfigError):
+            PhantomConfig(qlog_dir="")
     else:
         for word in text.split(", "):
             PhantomConfig(**{name: word})
