@@ -1,4 +1,6 @@
-"""Writes what is generated from proto/ (`make generate`); with `--check` it lists what differs and exits 1.
+"""Writes what is generated (`make generate`); with `--check` it lists what differs and exits 1.
+
+That is everything made from proto/, and the page of state machines, which is made from the tables of the code.
 
 Needs no network. The output depends on the proto files and on the pinned versions of the two generators alone, so every
 machine writes the same bytes. A change that would break a client of `proto/base.binpb`, the descriptors as last
@@ -25,6 +27,7 @@ from bindings.codegen.c import lower
 from bindings.codegen.model import OPTIONS, DefinitionError, load
 from bindings.codegen.plugin import render
 from bindings.codegen.targets import targets
+from tools import state_diagrams
 
 ROOT = Path(__file__).resolve().parent.parent
 PINNED = {"grpcio-tools": "1.85.1", "mypy-protobuf": "5.1.0"}
@@ -85,7 +88,8 @@ def generated(root: Path = ROOT) -> dict[str, bytes]:
     except DefinitionError as error:
         raise GenerateError(str(error)) from error
     local = {service.location.file for service in package.services if service.local}
-    return written | stubs(compiled, [name for name in sources(root) if name not in local])
+    written |= stubs(compiled, [name for name in sources(root) if name not in local])
+    return written | {state_diagrams.PATH: state_diagrams.page().encode()}
 
 
 def _tidy(message: Message) -> None:

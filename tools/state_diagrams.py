@@ -2,8 +2,8 @@
 
     python -m tools.state_diagrams [--check]
 
-The tables are the code (`TRANSITIONS` in the two handshake modules and in `transport/session/states.py`), so the page
-cannot say anything else. A test runs the check.
+The tables are the code, so the page cannot say anything else. `make generate` writes it and `make check` compares it
+with everything else that is generated.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from phantom.transport.handshake import initiator, responder
-from phantom.transport.session import states
+from phantom.transport.session import client_auth, path_states, states, stream_states
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "architecture" / "states.md"
+PATH = "docs/architecture/states.md"
+PAGE = Path(__file__).resolve().parent.parent / PATH
 
 HEAD = """\
 # State machines
 
-Written by `python -m tools.state_diagrams` from the tables that the code runs; do not edit.
+Written by `make generate` from the tables that the code runs; do not edit.
 What the states mean stands in prose at the head of each module.
 """
 
@@ -37,10 +38,11 @@ class Machine:
     text: str
     first: enum.Enum
     rows: Sequence[tuple[enum.Enum, enum.Enum, enum.Enum, str]]
+    also_first: Sequence[enum.Enum] = ()
 
 
 def machines() -> tuple[Machine, ...]:
-    """The three tables of this version."""
+    """Every table of this version."""
     return (
         Machine(
             "Initiator",
@@ -64,9 +66,49 @@ def machines() -> tuple[Machine, ...]:
             "CLOSING and DRAINING as `DRAINING`; before it a session is `CONNECTING`, and `FAILED` if the handshake "
             "fails.",
             states.Phase.ESTABLISHED,
-            [(state, trigger, after, "") for (state, trigger), after in states.TRANSITIONS.items()],
+            _plain(states.TRANSITIONS),
+        ),
+        Machine(
+            "Client authentication, initiator",
+            "The client's side of proving its identity, `phantom/transport/session/client_auth.py`. What the table "
+            "does not name and no state allows is a protocol violation.",
+            client_auth.InitiatorState.AUTHENTICATING,
+            _with_actions(client_auth.INITIATOR_TRANSITIONS),
+            also_first=(client_auth.InitiatorState.ANONYMOUS,),
+        ),
+        Machine(
+            "Client authentication, responder",
+            "The server's side of it, in the same module; it begins where the policy says: UNASKED (none), WAITING "
+            "(optional), REQUIRED, and OPEN or VOUCHED for a session that is in use already.",
+            client_auth.ResponderState.REQUIRED,
+            _with_actions(client_auth.RESPONDER_TRANSITIONS),
+            also_first=(
+                client_auth.ResponderState.UNASKED,
+                client_auth.ResponderState.WAITING,
+                client_auth.ResponderState.OPEN,
+                client_auth.ResponderState.VOUCHED,
+            ),
+        ),
+        Machine(
+            "Stream",
+            "One stream at one end, `phantom/transport/session/stream_states.py`. A pair that the table does not name "
+            "changes nothing.",
+            stream_states.StreamState.OPEN,
+            _plain(stream_states.STREAM_TRANSITIONS),
+        ),
+        Machine(
+            "Path",
+            "One path at one end, `phantom/transport/session/path_states.py`. The path of the handshake begins "
+            "VALIDATED.",
+            path_states.PathState.UNVALIDATED,
+            _plain(path_states.PATH_TRANSITIONS),
+            also_first=(path_states.PathState.VALIDATED,),
         ),
     )
+
+
+def _plain(table: Mapping[tuple[Any, Any], Any]) -> list[tuple[enum.Enum, enum.Enum, enum.Enum, str]]:
+    return [(state, trigger, after, "") for (state, trigger), after in table.items()]
 
 
 def _with_actions(
@@ -81,7 +123,8 @@ def diagram(machine: Machine) -> list[str]:
     for state, event, after, _ in machine.rows:
         arrows.setdefault((state.name, after.name), []).append(str(event.value))
     leaving = {state for state, _ in arrows}
-    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {machine.first.name}"]
+    lines = ["```mermaid", "stateDiagram-v2"]
+    lines += [f"    [*] --> {state.name}" for state in (machine.first, *machine.also_first)]
     lines += [f"    {state} --> {after}: {_label(events)}" for (state, after), events in arrows.items()]
     lines += [f"    {after} --> [*]" for after in dict.fromkeys(after for _, after in arrows) if after not in leaving]
     return [*lines, "```"]
