@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from bindings.codegen.model import (
@@ -33,6 +33,7 @@ from bindings.codegen.wire import STATUSES, Names, enums, failures, inner_name, 
 __all__ = ["TARGET", "render"]
 
 FOLDER: Final = "bindings/swift/Sources/Phantom/Generated"
+TESTS: Final = "bindings/swift/Tests/LiveTests/Generated"
 
 _TYPES: Final = {
     Kind.BOOL: "Bool",
@@ -149,6 +150,42 @@ class _Client(_Named):
     calls: tuple[_Call, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _HandleCall(_Call):
+    """A call whose request names the handle in its first field."""
+
+    handle: str
+    parameters: tuple[_Property, ...]
+    """The other fields of the request."""
+
+    @property
+    def signature(self) -> str:
+        """The parameters, in one line if they fit."""
+        each = [
+            *(f"{field.name}: {field.parameter}" for field in self.parameters),
+            "options: RPCOptions = RPCOptions()",
+        ]
+        line = ", ".join(each)
+        if len(line) <= _ROOM - len(self.name) - 24:
+            return line
+        return "\n" + ",\n".join(f"            {parameter}" for parameter in each) + "\n        "
+
+    @property
+    def arguments(self) -> str:
+        """The fields of the request."""
+        names = [f"{field.name}: {field.name}" for field in self.parameters]
+        return ", ".join([f"{self.handle}: ref", *names])
+
+
+@dataclass(frozen=True, slots=True)
+class _Handle(_Named):
+    """Something that a handle names, and the calls about it."""
+
+    ref: str
+    noun: str
+    calls: tuple[_HandleCall, ...]
+
+
 def render(package: Package) -> dict[str, bytes]:
     """The files; none for a package that gRPC serves nothing of. Raises DefinitionError."""
     if not package.served:
@@ -156,6 +193,7 @@ def render(package: Package) -> dict[str, bytes]:
     templates = environment("swift")
     writer = _Writer(package)
     namespace = writer.namespace
+    services = writer.clients()
     _, bare = failures(package, "Swift")
     given = {
         "package": package,
@@ -171,18 +209,23 @@ def render(package: Package) -> dict[str, bytes]:
         "Wire.swift": templates.get_template("Wire.swift.j2").render(given),
         "RPC.swift": templates.get_template("RPC.swift.j2").render(given),
         f"{namespace}.swift": templates.get_template("Namespace.swift.j2").render(given),
-        f"{namespace}+Clients.swift": templates.get_template("Clients.swift.j2").render(
-            given, services=writer.clients()
+        f"{namespace}+Clients.swift": templates.get_template("Clients.swift.j2").render(given, services=services),
+        f"{namespace}+Handles.swift": templates.get_template("Handles.swift.j2").render(
+            given, handles=writer.handles()
         ),
     }
     for file, (found_enums, messages) in writer.files().items():
         made[f"{namespace}+{_file_name(file)}.swift"] = templates.get_template("Messages.swift.j2").render(
             file=file, enums=found_enums, messages=messages
         )
-    return {f"{FOLDER}/{name}": text.encode() for name, text in sorted(made.items())}
+    tests = {f"{TESTS}/EveryCall.swift": templates.get_template("EveryCall.swift.j2").render(given, services=services)}
+    files = {f"{FOLDER}/{name}": text for name, text in made.items()} | tests
+    return {path: text.encode() for path, text in sorted(files.items())}
 
 
-TARGET = Target("swift", "Swift messages with their codec, and clients over a transport protocol", render, (FOLDER,))
+TARGET = Target(
+    "swift", "Swift messages with their codec, and clients over a transport protocol", render, (FOLDER, TESTS)
+)
 
 
 def _file_name(file: str) -> str:
@@ -203,6 +246,7 @@ class _Writer:
         self._messages = package.wire_messages()
         self._enums = enums(package)
         self._scopes: dict[str, Names] = {}
+        self._views: dict[str, _MessageView] = {}
         for message in self._messages:
             self._declare(message, message.full_name)
         for found in self._enums:
@@ -269,6 +313,11 @@ class _Writer:
     # --- messages ----------------------------------------------------------------------------------------------------
 
     def _message(self, message: Message) -> _MessageView:
+        if message.full_name not in self._views:
+            self._views[message.full_name] = self._view(message)
+        return self._views[message.full_name]
+
+    def _view(self, message: Message) -> _MessageView:
         names = Names(f"Swift {message.name}", _MEMBERS.split())
         types = self._scope(list(inner_name(self._package, message.full_name)))
         oneofs = {
@@ -434,6 +483,54 @@ class _Writer:
             for service in self._package.served
         )
 
+    def handles(self) -> tuple[_Handle, ...]:
+        """One for each handle that calls are about."""
+        handles = {pascal(message.c_handle): message for message in self._messages if message.c_handle}
+        made = []
+        for noun, message in handles.items():
+            name = self._scope([]).claim(f"{noun}Calls", message)
+            names = Names(f"Swift {name}", ("transport", "ref", "init", "self"))
+            calls = []
+            for service in self._package.served:
+                other = service.name.removesuffix("Service")
+                suffix = other if other in handles and other != noun else ""
+                calls += [
+                    self._handle_call(call, names, service.since, suffix)
+                    for call in service.operations
+                    if not call.client_streaming and _about(self._package.message(call.request), message)
+                ]
+            if calls:
+                words = message.c_handle.replace("_", " ")
+                doc = f"The calls about one {words}, which its handle names."
+                made.append(_Handle(name, doc, self._type_name(message.full_name), words, tuple(calls)))
+        return tuple(made)
+
+    def _handle_call(self, call: Operation, names: Names, since: str, suffix: str) -> _HandleCall:
+        """``suffix``: what the call is about, where that is something else than the handle."""
+        request = self._package.message(call.request)
+        own = request.fields[0]
+        view, name = self._message(request), self._type_name(request.full_name)
+        choices = {f"{oneof.type}?": f"{name}.{oneof.type}? = nil" for oneof in view.oneofs}
+        parameters = tuple(
+            replace(field, parameter=choices.get(field.declared, field.parameter))
+            for field in view.properties
+            if field.name != swift_name(camel(own.name))
+        )
+        if any(field.name in ("options", "ref") for field in parameters):
+            raise DefinitionError(
+                request.location, f"a field of {request.name} has a name that is taken in Swift", "rename it"
+            )
+        return _HandleCall(
+            swift_name(names.claim(_lower(call.name) + suffix, call)),
+            documented(call, since),
+            kind=_streams(call),
+            path=call.path,
+            request=self._type_name(call.request),
+            response=self._type_name(call.response),
+            handle=swift_name(camel(own.name)),
+            parameters=parameters,
+        )
+
     def _claim_client(self, service: Service) -> str:
         self._scope([]).claim(f"{service.name}Client", service)
         return service.name
@@ -451,6 +548,12 @@ class _Writer:
             )
             for call in service.operations
         )
+
+
+def _about(request: Message, handle: Message) -> bool:
+    """Whether the first field of a request is this handle."""
+    first = request.fields[0] if request.fields else None
+    return first is not None and first.type_name == handle.full_name and not (first.repeated or first.oneof)
 
 
 def _lower(name: str) -> str:

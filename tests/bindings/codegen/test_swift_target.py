@@ -85,6 +85,43 @@ def test_calls_of_one_name_are_refused(tmp_path: Path) -> None:
     assert "the name put of put in Swift BoxServiceClient is that of Put at x.proto:4" in said
 
 
+def test_calls_about_a_handle_take_the_rest_of_the_request(tmp_path: Path) -> None:
+    text = (
+        'message BoxRef { option (phantom.options.v1.message).c_handle = "box"; uint64 handle = 1; }'
+        'message LidRef { option (phantom.options.v1.message).c_handle = "lid"; uint64 handle = 1; }'
+        "message Request { BoxRef box = 1; bytes thing = 2; oneof how { bool hard = 3; bool soft = 4; } }"
+        "service LidService {"
+        "  rpc Make(MakeRequest) returns (MadeResponse); rpc Put(LidRequest) returns (MadeResponse); }"
+        "message MakeRequest { BoxRef box = 1; } message LidRequest { LidRef lid = 1; BoxRef box = 2; }"
+        "message MadeResponse { }"
+    )
+    made = render(
+        package_of(tmp_path, HEAD % "rpc Fill(stream Request) returns (Other);" + text + "message Other { }"), ["swift"]
+    )
+    handles = made["bindings/swift/Sources/Phantom/Generated/V1+Handles.swift"].decode()
+    boxes, lids = handles.split("struct LidCalls")
+    assert "func put( thing: [UInt8] = [], how: V1.Request.HowChoice? = nil, options" in " ".join(boxes.split())
+    assert "V1.Request(box: ref, thing: thing, how: how)" in boxes
+    assert "func makeLid(" in boxes  # what a service makes that has a handle of its own
+    assert "fill" not in boxes  # whose requests are a stream
+    assert "func put(box: V1.BoxRef? = nil, options" in lids
+
+
+def test_every_call_of_the_definition_is_tested() -> None:
+    tests = render(real(), ["swift"])["bindings/swift/Tests/LiveTests/Generated/EveryCall.swift"].decode()
+    for call in (call for service in real().served for call in service.operations):
+        assert tests.count(f'"{call.path}"') == 1
+
+
+def test_a_handle_call_whose_argument_has_a_taken_name_is_refused(tmp_path: Path) -> None:
+    said = refused(
+        tmp_path,
+        'message BoxRef { option (phantom.options.v1.message).c_handle = "box"; uint64 handle = 1; }'
+        "message Request { BoxRef box = 1; bool options = 2; }",
+    )
+    assert "a field of Request has a name that is taken in Swift: rename it" in said
+
+
 def test_errors_that_could_not_be_told_are_refused(tmp_path: Path) -> None:
     text = 'syntax = "proto3"; package x.v1; service A { rpc B(C) returns (D); } message C { } message D { }'
     with pytest.raises(DefinitionError, match=r"x\.proto:1: a client in Swift needs a message ErrorDetail"):
@@ -116,6 +153,15 @@ class TestCompiled:
 
     def test_compiles_without_a_warning(self, package, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
         toolchains.swiftc("-typecheck", "-warnings-as-errors", *written(tmp_path, package()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("flags", ["", "retryable: true", "final: true"])
+def test_errors_that_are_all_of_one_kind_compile(tmp_path: Path, flags: str) -> None:
+    text = HEAD.replace("retryable: true final: true", flags) % "" + "message Request { }"
+    (tmp_path / "out").mkdir()
+    toolchains.swiftc("-typecheck", "-warnings-as-errors", *written(tmp_path / "out", package_of(tmp_path, text)))
 
 
 @pytest.mark.slow

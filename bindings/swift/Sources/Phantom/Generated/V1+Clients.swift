@@ -126,12 +126,7 @@ extension V1 {
         public func watchEvents(
             _ request: V1.WatchEventsRequest, options: RPCOptions = RPCOptions()
         ) async throws(PhantomError) -> RPCResponses<V1.WatchEventsResponse> {
-            let method = RPCMethod("/phantom.v1.SessionService/WatchEvents", streamsResponses: true)
-            let stream = try await V1.stream(transport, method, options)
-            let call = RPCExchange<V1.WatchEventsRequest, V1.WatchEventsResponse>(stream: stream)
-            try await call.send(request)
-            try await call.finish()
-            return call.responses
+            try await V1.responses(transport, "/phantom.v1.SessionService/WatchEvents", request, options)
         }
 
         /// Queues one message of up to 1 MiB. Answers when it is queued, which waits while too much is; then all of it

@@ -91,8 +91,10 @@ public struct RPCStatus: Error, Sendable, Hashable {
     public var code: Code?
     /// Why, in words.
     public var message: String
-    /// What the trailer `toy-error-bin` holds, if there is one.
+    /// What the trailer ``detailTrailer`` holds, if there is one.
     public var detail: [UInt8]?
+    /// The trailer of a call that failed for a reason of the sidecar's own.
+    public static let detailTrailer = "toy-error-bin"
 
     /// A status as the transport got it.
     public init(_ code: Code?, _ message: String = "", detail: [UInt8]? = nil) {
@@ -136,6 +138,9 @@ public struct ToyError: Error, Sendable, Hashable, CustomStringConvertible {
         }
     }
 
+    /// The task that waited was cancelled, so the call was given up.
+    public var isCancelled: Bool { status == .cancelled && detail == nil }
+
     /// Name and words.
     public var description: String { "\(code): \(message)" }
 }
@@ -164,8 +169,14 @@ public struct RPCResponses<Response: WireMessage>: AsyncSequence, Sendable {
     public struct Iterator: AsyncIteratorProtocol {
         let responses: RPCResponses
 
-        /// Waits for the next response. Throws ToyError.
-        public mutating func next() async throws -> Response? { try await responses.receive() }
+        /// Waits for the next response; nil at the end of a call that succeeded.
+        public mutating func next() async throws(ToyError) -> Response? { try await responses.receive() }
+
+        /// Waits for the next response; nil at the end of a call that succeeded.
+        @available(macOS 15, iOS 18, tvOS 18, watchOS 11, *)
+        public mutating func next(
+            isolation actor: isolated (any Actor)?
+        ) async throws(ToyError) -> Response? { try await responses.receive() }
     }
 }
 
@@ -237,6 +248,16 @@ extension V1 {
             await answer { () async throws(RPCStatus) in
                 try await transport.unary(RPCMethod(path), bytes, options: options)
             })
+    }
+
+    static func responses<Request: WireMessage, Response: WireMessage>(
+        _ transport: any RPCTransport, _ path: String, _ request: Request, _ options: RPCOptions
+    ) async throws(ToyError) -> RPCResponses<Response> {
+        let stream = try await stream(transport, RPCMethod(path, streamsResponses: true), options)
+        let call = RPCExchange<Request, Response>(stream: stream)
+        try await call.send(request)
+        try await call.finish()
+        return call.responses
     }
 
     static func stream(

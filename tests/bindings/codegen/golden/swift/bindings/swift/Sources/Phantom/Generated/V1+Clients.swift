@@ -31,12 +31,7 @@ extension V1 {
         public func watch(
             _ request: V1.WatchRequest, options: RPCOptions = RPCOptions()
         ) async throws(ToyError) -> RPCResponses<V1.WatchResponse> {
-            let method = RPCMethod("/toy.v1.BoxService/Watch", streamsResponses: true)
-            let stream = try await V1.stream(transport, method, options)
-            let call = RPCExchange<V1.WatchRequest, V1.WatchResponse>(stream: stream)
-            try await call.send(request)
-            try await call.finish()
-            return call.responses
+            try await V1.responses(transport, "/toy.v1.BoxService/Watch", request, options)
         }
 
         /// Everything, both ways at once.
