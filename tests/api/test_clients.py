@@ -156,7 +156,7 @@ def test_a_broken_edit_takes_no_effect_and_is_logged_once(
     with caplog.at_level(logging.INFO, "phantom"):
         assert [listed.allows(key) for key in keys] == [False, True, False]
     assert [record.getMessage() for record in caplog.records] == [
-        "the list of authorised clients has changed: 1 identities"
+        "the list of authorised clients has changed; identities on it: 1"
     ]
     assert listed.version == 1
 
