@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import phantom
-from phantom.cli import demo, keys, ping, serve, sidecar, version
+from phantom.cli import demo, keys, ping, serve, sidecar, simulate, version
 from phantom.cli.failures import EXIT_INTERRUPTED, UsageError, report
 from phantom.cli.screen import Screen
 
@@ -103,6 +103,7 @@ app.command("ping")(ping.ping)
 app.command("serve")(serve.serve)
 app.command("sidecar")(sidecar.sidecar)
 app.command("demo")(demo.demo)
+app.command("simulate")(simulate.simulate)
 app.command("version")(version.version)
 
 
