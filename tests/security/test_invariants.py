@@ -157,6 +157,7 @@ def test_base_10_a_second_packet_of_version_1_with_the_same_sequence() -> None:
     assert bytes(again) != frame
     assert feed(q, bytes(again)) == TEXT, "to be acknowledged again"
     assert not q.fresh, "and not to be delivered"
+    assert counts(q) == {"replay_rejected": 1}, "counted once"
     assert feed(q, bytes(again)) is None, "the same bytes open once"
 
 

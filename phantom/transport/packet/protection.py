@@ -871,9 +871,10 @@ class ProtectionV1(_Protection):
         self._failures = 0
         known = packet.stream_id << 8 in state.windows.table
         self.fresh = state.windows.accept(packet.stream_id, 0, packet.sequence)
-        if not self.fresh and not (known and packet.flags & RELIABLE):
+        if not self.fresh:
             self._counters.replay_rejected += 1
-            return DROPPED
+            if not (known and packet.flags & RELIABLE):
+                return DROPPED
         self._set_packet(packet, path_of_leg, start)
         return packet.flags
 
