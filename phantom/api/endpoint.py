@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from phantom.crypto.pins import Pins, PinSet, parse_fingerprint
 from phantom.errors import ConfigError, UnsupportedError, ValidationError
 
-__all__ = ["LEGS_BUILT", "Address", "parse_address", "resolve_target"]
+__all__ = ["LEGS_BUILT", "Address", "is_wildcard", "parse_address", "resolve_target"]
 
 _LEGS: Final = ("tcp", "udp", "kcp", "faketls", "ws", "wss")
 LEGS_BUILT: Final = ("tcp",)
@@ -40,10 +41,24 @@ class Address:
         scheme = "phantom" if self.leg == "tcp" else f"phantom+{self.leg}"
         return f"{scheme}://{pin}@{self.host_port}{self.path}"
 
+    def on_this_host(self) -> Address:
+        """The same, with loopback in place of a wildcard: an address that leads there from this machine."""
+        if not is_wildcard(self.host):
+            return self
+        return replace(self, host="::1" if ":" in self.host else "127.0.0.1")
+
     def require_built(self) -> None:
         """UnsupportedError unless this version has the leg."""
         if self.leg not in LEGS_BUILT:
             raise UnsupportedError(f"the {self.leg} leg is not in this version; use {', '.join(LEGS_BUILT)}")
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether a bound host stands for every address of the machine."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def parse_address(text: str, *, listening: bool = False) -> Address:

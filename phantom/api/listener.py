@@ -148,9 +148,9 @@ class PhantomListener:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Pinned URLs, ready for ``connect``."""
+        """Pinned URLs, ready for ``connect``; with loopback in place of a wildcard, which leads nowhere."""
         pin = self._key.verifying_key().fingerprint()
-        return tuple(address.url(pin) for address in self._addresses)
+        return tuple(address.on_this_host().url(pin) for address in self._addresses)
 
     def verifying_key_bytes(self) -> bytes:
         """The flat verifying key (1984 bytes) that clients pin."""
@@ -209,8 +209,8 @@ class PhantomListener:
         if self._closed:
             return
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
+        if self._tasks:
+            self._runtime.call_soon(self._stop_accepting)  # a connection that this turn accepted gets there first
         for sock in self._sockets:
             with contextlib.suppress(NotImplementedError):
                 asyncio.get_running_loop().remove_reader(sock)
@@ -278,7 +278,14 @@ class PhantomListener:
                 logger.warning("accept failed, trying again: %s", error.strerror)
                 await self._runtime.sleep(_ACCEPT_PAUSE)
                 continue
+            if self._closed:
+                peer.close()
+                return
             self._begin(peer, address)
+
+    def _stop_accepting(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
     def _begin(self, peer: socket.socket, address: tuple[object, ...]) -> None:
         try:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from phantom.api.endpoint import Address, parse_address
+from phantom.api.endpoint import Address, is_wildcard, parse_address
 from phantom.errors import PhantomError, ValidationError
 
 __all__ = ["check_advertised", "is_wildcard", "pinned_urls"]
@@ -25,14 +25,6 @@ def check_advertised(host: str) -> str:
         return parse_address(f"{bare}:1").host
     except (ValueError, PhantomError):
         raise ValidationError(f"{host!r} is not a host name or an IP address; leave the port out") from None
-
-
-def is_wildcard(host: str) -> bool:
-    """Whether a bound host stands for every address of the machine."""
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
 
 
 async def pinned_urls(

@@ -578,6 +578,33 @@ async def test_loops_without_readiness_callbacks_accept_by_a_task(
     assert errors == []
 
 
+async def test_a_connection_accepted_in_the_turn_of_the_shutdown_was_leaked(
+    server_key: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Future[Any] = loop.create_future()
+
+    def refuse(fd: Any, *_: Any) -> Any:
+        raise NotImplementedError
+
+    async def sock_accept(sock: socket.socket) -> Any:
+        return await arrived
+
+    monkeypatch.setattr(loop, "add_reader", refuse)
+    monkeypatch.setattr(loop, "remove_reader", refuse)
+    monkeypatch.setattr(loop, "sock_accept", sock_accept)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        async with phantom.listen("127.0.0.1:0", key=server_key) as listener:
+            begun: list[object] = []
+            monkeypatch.setattr(listener, "_begin", lambda *found: begun.append(found))
+            await asyncio.sleep(0)
+            arrived.set_result((ours, ("127.0.0.1", 1)))
+            listener.shutdown()
+        await until(lambda: ours.fileno() == -1 or begun)
+        assert begun == []
+
+
 async def test_a_client_that_resets_in_the_middle_leaves_the_listener_serving(
     echo_server: Any, server_key: Any
 ) -> None:

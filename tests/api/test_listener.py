@@ -26,6 +26,17 @@ async def test_urls_are_ready_to_paste(server_key: Any) -> None:
                 assert await outcome.session.recv(5) == b"x"
 
 
+@pytest.mark.parametrize(("wildcard", "loopback"), [("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]")])
+async def test_urls_of_a_wildcard_named_no_host(server_key: Any, wildcard: str, loopback: str) -> None:
+    async with phantom.listen(f"tcp://{wildcard}:0", key=server_key) as listener:
+        (url,) = listener.urls
+        assert url.rpartition("@")[2].rpartition(":")[0] == loopback
+        assert listener.local_addr.rpartition(":")[0] == wildcard, "what is bound is readable all the same"
+        async with phantom.connect(url, timeout=10) as session:
+            await (await listener.accept(5)).session.disconnect()
+            assert session.peer_identity() == server_key.verifying_key()
+
+
 async def test_a_name_with_two_addresses_gets_one_port(server_key: Any) -> None:
     async with phantom.listen("localhost:0", key=server_key) as listener:
         ports = {url.rpartition(":")[2] for url in listener.local_addrs}

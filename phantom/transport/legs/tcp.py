@@ -22,6 +22,7 @@ _Found = tuple[int, tuple[Any, ...]]  # family and address
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 _STEP = 64 * limits.KiB  # by which what outgrows the window grows, and what a waiting coroutine reads
 _PIECE = 16 * limits.KiB  # whose sending a coroutine counts as progress
+_FREE_PORTS = 8  # that are tried before a name with several addresses is said to have none in common
 
 
 def format_address(address: tuple[object, ...]) -> str:
@@ -96,6 +97,20 @@ def bind_tcp(host: str, port: int, found: list[_Found], *, reuse_port: bool) -> 
 
     Raises NetworkError, also when the port is in use: SO_REUSEPORT only on request (§21.3).
     """
+    tries = _FREE_PORTS if not port and len(found) > 1 else 1
+    try:
+        while True:
+            tries -= 1
+            try:
+                return _bind_all(found, port, reuse_port)
+            except OSError as error:
+                if not tries or error.errno != errno.EADDRINUSE:
+                    raise  # else the port that is free on the first address is not on another: another port
+    except (OSError, AttributeError) as error:
+        raise NetworkError(f"cannot listen on {host or '*'}:{port}: {_reason(error)}") from error
+
+
+def _bind_all(found: list[_Found], port: int, reuse_port: bool) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     absent: OSError | None = None
     try:
@@ -109,10 +124,10 @@ def bind_tcp(host: str, port: int, found: list[_Found], *, reuse_port: bool) -> 
                 absent = error  # a name with an IPv6 address on a host without IPv6
         if absent is not None and not sockets:
             raise absent
-    except (OSError, AttributeError) as error:
+    except (OSError, AttributeError):
         for sock in sockets:
             sock.close()
-        raise NetworkError(f"cannot listen on {host or '*'}:{port}: {_reason(error)}") from error
+        raise
     return sockets
 
 

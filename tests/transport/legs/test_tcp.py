@@ -189,6 +189,40 @@ async def test_a_name_is_bound_on_all_of_its_addresses_or_on_none(monkeypatch: p
         _bind("twice", 0, reuse_port=False)
 
 
+@pytest.mark.parametrize("taken", [1, 7, 8])
+async def test_a_port_that_is_free_on_one_address_only_was_an_error(
+    monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    """The port that the first address got may be another program's on the second: then both get another one."""
+    bind_one, made, clashes = tcp._bind_one, [], []
+
+    def bind(family: int, address: Any, reuse_port: bool) -> socket.socket:
+        if made and len(clashes) < taken:
+            clashes.append(address)
+            made.clear()
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        sock = bind_one(family, address, reuse_port)
+        made.append(sock)
+        return sock
+
+    monkeypatch.setattr(tcp, "_bind_one", bind)
+    found = [(socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_INET6, ("::1", 0, 0, 0))]
+    if taken == 8:
+        with pytest.raises(NetworkError, match="already in use"):
+            tcp.bind_tcp("name", 0, found, reuse_port=False)
+    else:
+        one, two = tcp.bind_tcp("name", 0, found, reuse_port=False)
+        assert one.getsockname()[1] == two.getsockname()[1]
+        one.close()
+        two.close()
+    assert len(clashes) == taken
+    made.clear()
+    with pytest.raises(NetworkError):
+        clashes.clear()
+        tcp.bind_tcp("name", 1, [found[0], found[0]], reuse_port=False)
+    assert len(clashes) <= 1, "a port that was asked for is not exchanged"
+
+
 async def test_a_port_is_shared_on_request_where_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     (one,) = _bind("127.0.0.1", 0, reuse_port=True)
     with one:
