@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from phantom.crypto.fingerprint import format_fingerprint
 from phantom.crypto.hybrid_sign import HybridVerifyingKey
 from phantom.crypto.pins import Pin, PinSet, parse_fingerprint
 from phantom.errors import ConfigError, PhantomError, ValidationError
@@ -33,12 +34,13 @@ class AuthorizedClients:
     when it has changed. An edit that cannot be read is logged as an error, once, and the last good list stays.
     """
 
-    __slots__ = ("_digests", "_path", "_seen", "version")
+    __slots__ = ("_digests", "_seen", "path", "version")
 
     def __init__(self, digests: frozenset[bytes], path: Path | None = None, seen: object = None) -> None:
         """For the library: lists come from :meth:`from_file` and :meth:`from_pins`."""
         self._digests = digests
-        self._path = path
+        self.path = path
+        """The file, None for a list of pins."""
         self._seen = seen  # what the file looked like when it was last read; None: read it again
         self.version = 0
         """Goes up by one whenever the list has changed."""
@@ -61,9 +63,13 @@ class AuthorizedClients:
         self.refresh()
         return key.fingerprint_digest() in self._digests
 
+    def fingerprints(self) -> list[str]:
+        """Who is on the list, as it was last read; sorted."""
+        return sorted(map(format_fingerprint, self._digests))
+
     def refresh(self) -> None:
         """Reads the file again if it has changed, or may have."""
-        path = self._path
+        path = self.path
         if path is None:
             return
         try:
@@ -86,7 +92,7 @@ class AuthorizedClients:
         return len(self._digests)
 
     def __repr__(self) -> str:
-        source = "pins" if self._path is None else str(self._path)
+        source = "pins" if self.path is None else str(self.path)
         return f"<AuthorizedClients {len(self._digests)} from {source}>"
 
 

@@ -32,6 +32,7 @@ from phantom.transport.legs.tcp import TcpLeg, addresses_to_bind, bind_tcp, form
 if TYPE_CHECKING:
     import socket
 
+    from phantom.crypto.hybrid_sign import HybridVerifyingKey
     from phantom.transport.handshake.events import HandshakeResult
     from phantom.transport.legs.base import Leg
 
@@ -44,10 +45,11 @@ _ACCEPT_PAUSE = 0.1  # s, when the process is out of descriptors
 
 @dataclass(frozen=True, slots=True)
 class AcceptOutcome:
-    """A finished handshake: the session and the peer's ``HOST:PORT``."""
+    """A finished handshake: the session, the peer's ``HOST:PORT``, and the identity that it proved, if any."""
 
     session: PhantomSession
     peer_addr: str
+    client_identity: HybridVerifyingKey | None = None
 
 
 class PhantomListener:

@@ -50,7 +50,7 @@ def test_a_line_is_a_pin_and_perhaps_a_comment(
     path.write_bytes(form(keys[0]).encode())
     listed = AuthorizedClients.from_file(path)
     assert [listed.allows(key) for key in keys] == [True, False, False]
-    assert len(listed) == 1
+    assert (len(listed), listed.path) == (1, path)
     assert repr(listed) == f"<AuthorizedClients 1 from {path}>"
 
 
@@ -89,6 +89,8 @@ def test_pins_make_a_list_that_stays(keys: list[phantom.HybridVerifyingKey]) -> 
     listed = AuthorizedClients.from_pins([one, two.fingerprint(), two.to_bytes()])
     assert [listed.allows(key) for key in (one, two, three)] == [True, True, False]
     assert (len(listed), listed.version, repr(listed)) == (2, 0, "<AuthorizedClients 2 from pins>")
+    assert listed.fingerprints() == sorted([one.fingerprint(), two.fingerprint()])
+    assert listed.path is None
     assert len(AuthorizedClients.from_pins(one.fingerprint())) == 1, "one pin is a list of one"
     assert not AuthorizedClients.from_pins(iter(())).allows(one)
     with pytest.raises(phantom.ValidationError):
