@@ -17,9 +17,10 @@ from phantom.config import PhantomConfig
 from phantom.crypto import pow as proof_of_work
 from phantom.crypto.aead import CipherSuite
 from phantom.crypto.cpu import default_suite
-from phantom.crypto.providers import Provider
-from phantom.errors import FrameTooLargeError, NetworkError, PhantomError, SerializationError
+from phantom.crypto.providers import NULL_AEAD, Provider
+from phantom.errors import ConfigError, FrameTooLargeError, NetworkError, PhantomError, SerializationError
 from phantom.runtime.base import Runtime, Timer
+from phantom.runtime.simulated import SimulatedRuntime
 from phantom.transport.handshake.events import Close, Established, HandshakeResult, Send, SolveChallenge
 from phantom.transport.handshake.initiator import Initiator, solve_budget_exceeded
 from phantom.transport.handshake.responder import Responder
@@ -50,6 +51,8 @@ class Engine:
     __slots__ = ("config", "memory", "provider", "runtime", "settings", "suite")
 
     def __init__(self, config: PhantomConfig, provider: Provider, runtime: Runtime, memory: ReceiveMemory) -> None:
+        if provider.name == NULL_AEAD and not isinstance(runtime, SimulatedRuntime):
+            raise ConfigError("the null AEAD protects nothing and runs on simulated time only")
         self.config = config
         self.provider = provider
         self.runtime = runtime

@@ -7,16 +7,18 @@ shows a simulated runtime gets one; the engine of the API refuses it under every
 
 from __future__ import annotations
 
+import asyncio
 import struct
 import zlib
 from typing import Any, Final
 
 from phantom.crypto.aead import AEAD_FAILURE, CipherSuite
-from phantom.crypto.providers import Provider, get_provider
+from phantom.crypto.providers import NULL_AEAD, Provider, get_provider
 from phantom.crypto.wipe import BytesLike
 from phantom.errors import ConfigError
 from phantom.limits import AEAD_NONCE_LEN, AEAD_TAG_LEN
 from phantom.runtime.simulated import SimulatedRuntime
+from phantom.testing.clock import VirtualClockLoop
 from phantom.testing.virtual_time import VirtualTime
 
 __all__ = ["NullAead", "null_aead_provider"]
@@ -80,8 +82,7 @@ class NullAead:
 class _NullAeadProvider:
     """Everything but the AEAD comes from a real provider."""
 
-    simulation_only: Final = True
-    name: Final = "null-aead"
+    name: Final = NULL_AEAD
 
     def __init__(self, real: Provider) -> None:
         self._real = real
@@ -103,5 +104,7 @@ def null_aead_provider(runtime: object, real: Provider | None = None) -> Provide
         raise ConfigError(
             f"the null AEAD protects nothing and runs on simulated time only, not on {type(runtime).__name__}"
         )
+    if isinstance(runtime, SimulatedRuntime) and not isinstance(asyncio.get_running_loop(), VirtualClockLoop):
+        raise ConfigError("the null AEAD runs on simulated time only, and the clock of this loop is real")
     provider: Provider = _NullAeadProvider(real or get_provider())
     return provider

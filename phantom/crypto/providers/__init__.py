@@ -13,7 +13,7 @@ from phantom.crypto.rng import RngProvider
 from phantom.crypto.wipe import BytesLike
 from phantom.errors import ConfigError
 
-__all__ = ["PROVIDER_NAMES", "Handle", "Provider", "get_provider"]
+__all__ = ["NULL_AEAD", "PROVIDER_NAMES", "Handle", "Provider", "get_provider"]
 
 Handle: TypeAlias = Any  # a parsed key, meaningful only to the provider that returned it
 
@@ -91,6 +91,9 @@ class Provider(Protocol):
 
 
 PROVIDER_NAMES: Final = ("auto", "openssl", "pqcrypto")
+NULL_AEAD: Final = (
+    "null-aead"  # phantom.testing has it; refused by every runtime but the simulated one
+)
 _loaded: dict[str, Provider] = {}
 
 
