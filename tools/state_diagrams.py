@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from phantom.transport.handshake import initiator, responder
-from phantom.transport.session import client_auth, path_states, states, stream_states
+from phantom.transport.session import client_auth, congestion, path_states, states, stream_states
 
 PATH = "docs/architecture/states.md"
 PAGE = Path(__file__).resolve().parent.parent / PATH
@@ -104,11 +104,29 @@ def machines() -> tuple[Machine, ...]:
             _plain(path_states.PATH_TRANSITIONS),
             also_first=(path_states.PathState.VALIDATED,),
         ),
+        Machine(
+            "Congestion control",
+            "What one datagram path may have in flight, `phantom/transport/session/congestion.py`. PROBE_RTT and "
+            "FAST_RECOVERY return to the state that they interrupted.",
+            congestion.State.STARTUP,
+            _plain(_returning(congestion.TRANSITIONS)),
+        ),
     )
 
 
-def _plain(table: Mapping[tuple[Any, Any], Any]) -> list[tuple[enum.Enum, enum.Enum, enum.Enum, str]]:
-    return [(state, trigger, after, "") for (state, trigger), after in table.items()]
+def _returning(table: Mapping[tuple[Any, Any], Any]) -> Mapping[tuple[Any, Any, Any], Any]:
+    """The table with a row for each state that a return (next state None) may lead back to."""
+    written: dict[tuple[Any, Any, Any], Any] = {}
+    for (state, event), after in table.items():
+        back = (
+            [before for (before, _), next_state in table.items() if next_state is state] if after is None else [after]
+        )
+        written |= {(state, event, end): end for end in back}
+    return written
+
+
+def _plain(table: Mapping[Any, Any]) -> list[tuple[enum.Enum, enum.Enum, enum.Enum, str]]:
+    return [(key[0], key[1], after, "") for key, after in table.items()]
 
 
 def _with_actions(
