@@ -9,7 +9,7 @@ ARGS ?=
 TOX = "$(if $(PYTHON),$(PYTHON),$(error Phantom needs Python 3.11 or newer))" tools/bootstrap.py run --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-bindings c conformance check format bench generate lock dist dev clean
+.PHONY: help demo test test-fast test-bindings c conformance check format bench bench-check generate lock dist dev clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 | \2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -41,6 +41,9 @@ format: ## write what the formatters of `make check` want
 
 bench: ## measure everything that is published (benchmarks/results/)
 	@$(TOX) -e bench -- $(ARGS)
+
+bench-check: ## count instructions of packets and handshakes (valgrind); fails when they rose by more than 5 %
+	@$(TOX) -e bench-check -- $(ARGS)
 
 generate: ## write the generated files from proto/
 	@$(TOX) -e generate -- $(ARGS)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import compare, report
-from benchmarks.groups import bulk, gate, handshake, memory, primitives, quic, records, small
+from benchmarks.groups import bulk, gate, handshake, memory, primitives, quic, records, rust, small
 from benchmarks.harness import Options, Row, number
 from benchmarks.targets import judge
 
@@ -20,6 +20,7 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "bulk": bulk.measure,
     "small": small.measure,
     "quic": quic.measure,
+    "rust": rust.measure,
     "memory": memory.measure,
 }
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.groups import bulk, gate, handshake, memory, quic, small
+from benchmarks.groups import bulk, gate, handshake, memory, quic, rust, small
 from benchmarks.harness import TO_ANCHOR, Row
 
 __all__ = ["Outcome", "Rows", "judge"]
@@ -80,6 +80,10 @@ def _handshake(side: str) -> Callable[[Rows], float | None]:
     return lambda rows: rows.median(handshake.GROUP, handshake.ENGINE, side, "ratio")
 
 
+def _to_crate(case: str, name: str, quantity: str) -> Callable[[Rows], float | None]:
+    return lambda rows: rows.median(rust.GROUP, case, name, quantity + TO_ANCHOR)
+
+
 def _compared(number: str, factor: float, peer: str, ours: str) -> list[Target]:
     return [
         Target(number, f"64 KiB, {ours}: times the rate of {peer}", factor, True, _against(peer, ours)),
@@ -139,6 +143,20 @@ TARGETS = [
             _quic(name),
         )
         for name, factor in ((quic.QH3, 20), (quic.AIOQUIC, 50))
+    ),
+    *(
+        Target("crate", f"{case}, {name}: {quantity}, Rust crate = 1", bound, least, _to_crate(case, name, quantity))
+        for case, name, quantity, bound, least in (
+            (rust.BULK, bulk.ASYNCIO, _RATE, 10, True),
+            (rust.BULK, bulk.ASYNCIO, _CPU, 0.10, False),
+            (rust.ONE_WAY, bulk.ASYNCIO, "k msg/s", 4, True),
+            (rust.PING_PONG, bulk.ASYNCIO, "p50 µs", 1.6, False),
+            (rust.PING_PONG, bulk.UVLOOP, "p50 µs", 1.3, False),
+            (rust.CONNECT, bulk.ASYNCIO, "client CPU µs", 1.0, False),
+            (rust.CONNECT, bulk.ASYNCIO, "server CPU µs", 1.0, False),
+            (rust.idle_case(1000), bulk.ASYNCIO, "server KiB", 0.3, False),
+            (rust.idle_case(1000), bulk.ASYNCIO, "server CPU %", 0.02, False),
+        )
     ),
     Target(
         "",

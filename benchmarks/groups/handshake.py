@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import Contestant, Options, Row, Sample, announce, interleave, missing, run_alone
+
+if TYPE_CHECKING:
+    from phantom.crypto.hybrid_sign import HybridSigningKey
+    from phantom.crypto.pins import PinSet
+    from phantom.transport.handshake.gate import Gate
 
 GROUP = "handshake"
 ENGINE, API = "protocol only", "over TCP"
@@ -31,6 +36,39 @@ SERVER_WORK = {
 }
 
 
+def once(key: HybridSigningKey, gate: Gate, pins: PinSet) -> tuple[float, float]:
+    """One handshake without I/O; CPU seconds of the client and of the server."""
+    from phantom.crypto.providers import get_provider
+    from phantom.crypto.rng import SYSTEM_RNG
+    from phantom.transport.handshake.events import Established, Send
+    from phantom.transport.handshake.gate import Source
+    from phantom.transport.handshake.initiator import Initiator
+    from phantom.transport.handshake.responder import Responder
+
+    provider, clock = get_provider("openssl"), time.process_time
+    source = Source("127.0.0.1")
+    begun = clock()
+    initiator = Initiator(pins, provider=provider, rng=SYSTEM_RNG)
+    initiator.start(0.0)
+    hello = initiator.next_event()
+    client = clock() - begun
+    assert isinstance(hello, Send)
+    begun = clock()
+    responder = Responder(key, gate, source, provider=provider, rng=SYSTEM_RNG)
+    responder.start(0.0)
+    responder.receive(hello.frame, 0.0, 1e9)
+    answer, established = responder.next_event(), responder.next_event()
+    server = clock() - begun
+    assert isinstance(answer, Send)
+    assert isinstance(established, Established)
+    begun = clock()
+    initiator.receive(answer.frame, 0.0)
+    done = initiator.next_event()
+    client += clock() - begun
+    assert isinstance(done, Established)
+    return client, server
+
+
 def engine_round(count: int, seconds: float) -> dict[str, Any]:
     """``count`` handshakes without I/O, and the primitives, in this process: CPU microseconds of each."""
     from benchmarks.groups.primitives import Keys, asymmetric
@@ -38,43 +76,19 @@ def engine_round(count: int, seconds: float) -> dict[str, Any]:
     from phantom.crypto.hybrid_sign import HybridSigningKey
     from phantom.crypto.pins import PinSet
     from phantom.crypto.providers import get_provider
-    from phantom.crypto.rng import SYSTEM_RNG
-    from phantom.transport.handshake.events import Established, Send
-    from phantom.transport.handshake.gate import Gate, Source
-    from phantom.transport.handshake.initiator import Initiator
-    from phantom.transport.handshake.responder import Responder
+    from phantom.transport.handshake.gate import Gate
 
-    provider = get_provider("openssl")
-    key = HybridSigningKey.generate(provider=provider)
+    key = HybridSigningKey.generate(provider=get_provider("openssl"))
     gate = Gate(bytes(32), load_tiers=())
-    pin = key.verifying_key().fingerprint()
-    pins = PinSet.parse(pin)
-    source = Source("127.0.0.1")
-    clock = time.process_time
+    pins = PinSet.parse(key.verifying_key().fingerprint())
     client = server = 0.0
     work = asymmetric(Keys())
     part = max(1, count // 4)
     primitives: dict[str, list[float]] = {name: [] for name in work}
     for number in range(count):
-        begun = clock()
-        initiator = Initiator(pins, provider=provider, rng=SYSTEM_RNG)
-        initiator.start(0.0)
-        hello = initiator.next_event()
-        client += clock() - begun
-        assert isinstance(hello, Send)
-        begun = clock()
-        responder = Responder(key, gate, source, provider=provider, rng=SYSTEM_RNG)
-        responder.start(0.0)
-        responder.receive(hello.frame, 0.0, 1e9)
-        answer, established = responder.next_event(), responder.next_event()
-        server += clock() - begun
-        assert isinstance(answer, Send)
-        assert isinstance(established, Established)
-        begun = clock()
-        initiator.receive(answer.frame, 0.0)
-        done = initiator.next_event()
-        client += clock() - begun
-        assert isinstance(done, Established)
+        at_client, at_server = once(key, gate, pins)
+        client += at_client
+        server += at_server
         if number % part == part - 1:  # in between, so that both see the same machine
             for name, call in work.items():
                 share = seconds if name == "ML-DSA-65 sign" else seconds / 16

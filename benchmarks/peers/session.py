@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import phantom
 from benchmarks.harness import Meter, Reported, Sample
 from benchmarks.peers.common import messages, percentiles, run
+from benchmarks.peers.idle import resident
 from phantom import blocking
 
 # The rows are made of many short sessions from one address: no limit and no proof of work may stand in their way.
@@ -16,6 +18,7 @@ UNLIMITED = phantom.PhantomConfig(
     max_sessions=0, max_sessions_per_ip=0, max_inflight_handshakes=65536, max_inflight_per_source=65536, load_tiers=()
 )
 _PATIENCE = 30.0  # s
+_SETTLE, _QUIET = 2.0, 3.0  # s until sessions are idle; s in which they are watched
 
 
 # --- asyncio ----------------------------------------------------------------------------------------------------------
@@ -207,6 +210,36 @@ def handshake_client(address: str, *, connections: int, loop: str = "asyncio", *
 
 
 # --- idle sessions ----------------------------------------------------------------------------------------------------
+
+
+def idle_server(reported: Reported, *, size: int, loop: str = "asyncio", **_: Any) -> Sample:
+    """Holds ``size`` sessions: bytes are what the process grew by, CPU that of a time in which nothing happens."""
+
+    async def main() -> Sample:
+        async with phantom.listen("tcp://127.0.0.1:0", config=UNLIMITED) as listener:
+            reported(listener.urls[0])
+            before = resident()
+            return await _rest([(await listener.accept(_PATIENCE)).session for _ in range(size)], before)
+
+    return run(main(), loop)
+
+
+def idle_client(address: str, *, size: int, loop: str = "asyncio", **_: Any) -> Sample:
+    """The same, as the other end."""
+
+    async def main() -> Sample:
+        before = resident()
+        return await _rest([await phantom.connect(address) for _ in range(size)], before)
+
+    return run(main(), loop)
+
+
+async def _rest(held: list[phantom.PhantomSession], before: int) -> Sample:
+    await asyncio.sleep(_SETTLE)
+    meter = Meter()
+    await asyncio.sleep(_QUIET)
+    meter.payload = resident() - before
+    return meter.stop(messages=len(held))
 
 
 async def accept_idle(reported: Reported, held: list[object], kind: str) -> None:

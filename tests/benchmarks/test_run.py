@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import compare, report, run
+from benchmarks import compare, instructions, report, run
 from benchmarks.groups import bulk
-from benchmarks.harness import Options, Row, number
+from benchmarks.harness import Options, Row, Unavailable, number
+from benchmarks.peers import rust
 from benchmarks.targets import TARGETS, judge
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,13 @@ def test_a_run_without_a_compiler_says_so_and_measures_the_rest(tmp_path: Path) 
     page = (tmp_path / "latest.md").read_text()
     assert "## Skipped" in page
     assert found["machine"]["cpu"] in page
+
+
+def test_without_cargo_the_program_of_the_crate_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARGO", "no-such-cargo")
+    rust.program.cache_clear()
+    with pytest.raises(Unavailable, match="no cargo"):
+        rust.program()
 
 
 @pytest.mark.slow
@@ -129,3 +137,32 @@ def test_numbers(value: float | None, text: str) -> None:
 
 def test_a_published_run_has_enough_rounds() -> None:
     assert Options().rounds >= 7
+
+
+def test_more_instructions_than_recorded_are_named() -> None:
+    recorded = {"seal 64 B": 1000, "open 64 B": 1000, "handshake, both sides": 1000}
+    found = {"seal 64 B": 1050, "open 64 B": 1051, "handshake, both sides": 1099}
+    assert instructions.compared(recorded, found) == ["open 64 B: 1051 instructions, recorded 1000 (+5.1%)"]
+    assert instructions.compared(recorded, {"handshake, both sides": 1101})
+
+
+def test_counts_of_other_versions_are_not_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/valgrind")
+    monkeypatch.setattr(instructions, "versions", lambda: {"python": "another"})
+    assert instructions.main([]) == 2
+    assert "NOT COMPARED" in capsys.readouterr().err
+
+
+def test_without_valgrind_nothing_is_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    assert instructions.main([]) == 2
+    assert "NOT COUNTED" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", instructions.OPERATIONS)
+def test_what_is_counted_runs(name: str) -> None:
+    assert instructions.main(["--worker", name, "3"]) == 0
