@@ -1441,6 +1441,8 @@ export interface LeaseState {
   listeners: number;
   /** Signing keys held. */
   signingKeys: number;
+  /** Streams held. */
+  streams: number;
 }
 
 /** Codec of {@link LeaseState}. */
@@ -1448,6 +1450,7 @@ export const LeaseState: MessageType<LeaseState> = new MessageType("phantom.v1.L
   { number: 1, name: "sessions", type: "uint32" },
   { number: 2, name: "listeners", type: "uint32" },
   { number: 3, name: "signingKeys", type: "uint32" },
+  { number: 4, name: "streams", type: "uint32" },
 ]);
 
 /** A stream, by its handle. */
@@ -1682,7 +1685,7 @@ export interface StreamExchangeOpen {
   stream?: StreamRef | undefined;
   /** The seq of the last piece that was received, 0 before the first. */
   ack: bigint;
-  /** What the sidecar may send before the first credit, from 320 KiB to 4 MiB. 0: 4 MiB. */
+  /** What the sidecar may send before the first credit, from 320 KiB to 1 MiB. 0: 1 MiB. */
   window: bigint;
   /** Only send. Leaves receiving to Recv or to another exchange. */
   sendOnly: boolean;

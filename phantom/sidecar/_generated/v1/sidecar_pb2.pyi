@@ -453,22 +453,26 @@ class LeaseState(_message.Message):
     SESSIONS_FIELD_NUMBER: _builtins.int
     LISTENERS_FIELD_NUMBER: _builtins.int
     SIGNING_KEYS_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
     sessions: _builtins.int
     """Sessions open."""
     listeners: _builtins.int
     """Listeners bound."""
     signing_keys: _builtins.int
     """Signing keys held."""
+    streams: _builtins.int
+    """Streams held."""
     def __init__(
         self,
         *,
         sessions: _builtins.int = ...,
         listeners: _builtins.int = ...,
         signing_keys: _builtins.int = ...,
+        streams: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["listeners", b"listeners", "sessions", b"sessions", "signing_keys", b"signing_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["listeners", b"listeners", "sessions", b"sessions", "signing_keys", b"signing_keys", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -489,7 +489,7 @@ class StreamExchangeOpen(_message.Message):
     ack: _builtins.int
     """The seq of the last piece that was received, 0 before the first."""
     window: _builtins.int
-    """What the sidecar may send before the first credit, from 320 KiB to 4 MiB. 0: 4 MiB."""
+    """What the sidecar may send before the first credit, from 320 KiB to 1 MiB. 0: 1 MiB."""
     send_only: _builtins.bool
     """Only send. Leaves receiving to Recv or to another exchange."""
     @_builtins.property

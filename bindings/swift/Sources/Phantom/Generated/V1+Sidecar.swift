@@ -720,6 +720,8 @@ extension V1 {
         public var listeners: UInt32 = 0
         /// Signing keys held.
         public var signingKeys: UInt32 = 0
+        /// Streams held.
+        public var streams: UInt32 = 0
         /// Fields that this version does not know.
         public var unknownFields = UnknownFields()
 
@@ -727,10 +729,11 @@ extension V1 {
         public init() {}
 
         /// With these fields.
-        public init(sessions: UInt32 = 0, listeners: UInt32 = 0, signingKeys: UInt32 = 0) {
+        public init(sessions: UInt32 = 0, listeners: UInt32 = 0, signingKeys: UInt32 = 0, streams: UInt32 = 0) {
             self.sessions = sessions
             self.listeners = listeners
             self.signingKeys = signingKeys
+            self.streams = streams
         }
 
         /// See ``WireMessage``.
@@ -740,6 +743,7 @@ extension V1 {
                 case 8: self.sessions = try reader.read(WireUInt32.self)
                 case 16: self.listeners = try reader.read(WireUInt32.self)
                 case 24: self.signingKeys = try reader.read(WireUInt32.self)
+                case 32: self.streams = try reader.read(WireUInt32.self)
                 default: try reader.keep(tag, in: &unknownFields)
                 }
             }
@@ -750,6 +754,7 @@ extension V1 {
             writer.write(8, self.sessions, WireUInt32.self)
             writer.write(16, self.listeners, WireUInt32.self)
             writer.write(24, self.signingKeys, WireUInt32.self)
+            writer.write(32, self.streams, WireUInt32.self)
             writer.write(unknownFields)
         }
 
@@ -758,6 +763,7 @@ extension V1 {
             text.field("sessions", self.sessions, WireUInt32.self)
             text.field("listeners", self.listeners, WireUInt32.self)
             text.field("signingKeys", self.signingKeys, WireUInt32.self)
+            text.field("streams", self.streams, WireUInt32.self)
         }
     }
 }

@@ -824,7 +824,7 @@ extension V1 {
         public var stream: V1.StreamRef?
         /// The seq of the last piece that was received, 0 before the first.
         public var ack: UInt64 = 0
-        /// What the sidecar may send before the first credit, from 320 KiB to 4 MiB. 0: 4 MiB.
+        /// What the sidecar may send before the first credit, from 320 KiB to 1 MiB. 0: 1 MiB.
         public var window: UInt64 = 0
         /// Only send. Leaves receiving to Recv or to another exchange.
         public var sendOnly: Bool = false

@@ -1385,6 +1385,7 @@ internal fun phantom.v1.wire.LeaseState.toFacade(): LeaseState {
         sessions = wire.sessions.toUInt(),
         listeners = wire.listeners.toUInt(),
         signingKeys = wire.signingKeys.toUInt(),
+        streams = wire.streams.toUInt(),
     )
 }
 
@@ -1393,6 +1394,7 @@ internal fun LeaseState.toWire(): phantom.v1.wire.LeaseState {
     wire.setSessions(this.sessions.toInt())
     wire.setListeners(this.listeners.toInt())
     wire.setSigningKeys(this.signingKeys.toInt())
+    wire.setStreams(this.streams.toInt())
     return wire.build()
 }
 

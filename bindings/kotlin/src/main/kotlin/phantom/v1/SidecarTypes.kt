@@ -132,4 +132,6 @@ public data class LeaseState(
     public val listeners: UInt = 0u,
     /** Signing keys held. */
     public val signingKeys: UInt = 0u,
+    /** Streams held. */
+    public val streams: UInt = 0u,
 )

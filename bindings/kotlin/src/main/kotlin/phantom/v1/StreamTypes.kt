@@ -217,7 +217,7 @@ public data class StreamExchangeOpen(
     public val stream: StreamRef? = null,
     /** The seq of the last piece that was received, 0 before the first. */
     public val ack: ULong = 0uL,
-    /** What the sidecar may send before the first credit, from 320 KiB to 4 MiB. 0: 4 MiB. */
+    /** What the sidecar may send before the first credit, from 320 KiB to 1 MiB. 0: 1 MiB. */
     public val window: ULong = 0uL,
     /** Only send. Leaves receiving to Recv or to another exchange. */
     public val sendOnly: Boolean = false,
