@@ -16,7 +16,7 @@ from phantom.api.identity import HybridSigningKey
 from phantom.crypto.pins import PinSet
 from phantom.crypto.providers import Provider
 from phantom.crypto.rng import RngProvider
-from phantom.errors import PhantomError
+from phantom.errors import PhantomError, UnsupportedError
 from phantom.testing.simulator.links import DatagramLink
 from phantom.testing.virtual_time import VirtualTime
 from phantom.transport.handshake.events import Close, Established, HandshakeResult, Send, SolveChallenge
@@ -156,7 +156,7 @@ class HandshakeClient:
                 self.result = event.result
                 self.seconds = self._clock.now - self._begun
             elif isinstance(event, SolveChallenge):
-                self._fail(PhantomError("a simulated server asked for proof of work"))
+                self._fail(UnsupportedError("a simulated client does no proof of work"))
 
     def _send(self, packet_id: int) -> None:
         """The whole message, and again every 250 ms until it is answered."""
