@@ -64,11 +64,13 @@ def is_wildcard(host: str) -> bool:
 def parse_address(text: str, *, listening: bool = False) -> Address:
     """Reads any form of surface §1.7; an empty host is allowed only when ``listening``.
 
-    Raises ValidationError saying what is wrong with the text.
+    Raises ValidationError saying what is wrong with the text; UnsupportedError for the forms of the embedded leg.
     """
     if not isinstance(text, str):
         raise ValidationError("an address is a text such as tcp://host:4242")
     scheme, rest = "tcp", text.strip()
+    if rest == "stdio:" or rest.startswith("pty://"):
+        raise UnsupportedError(f"the embedded leg is not in this version; use {', '.join(LEGS_BUILT)}")
     match = _SCHEME.match(rest)
     if match:
         scheme, rest = match.group(1), rest[match.end() :]

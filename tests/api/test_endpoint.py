@@ -60,6 +60,13 @@ def test_bad_text_is_a_validation_error(text: str) -> None:
         parse_address(text)
 
 
+@pytest.mark.parametrize("text", ["pty:///dev/ttyS0", "stdio:", " stdio: "])
+@pytest.mark.parametrize("listening", [False, True])
+def test_forms_of_the_embedded_leg_are_not_in_this_version(text: str, listening: bool) -> None:
+    with pytest.raises(UnsupportedError, match="embedded"):
+        parse_address(text, listening=listening)
+
+
 def test_only_text_is_an_address() -> None:
     with pytest.raises(ValidationError):
         parse_address(4242)  # type: ignore[arg-type]
