@@ -155,7 +155,7 @@ class SessionDriver:
     @property
     def batch_size(self) -> int:
         """Room for the largest packet and a few session frames."""
-        return self.conn.session_stream.budget + limits.CHUNK_SLACK + 8192
+        return self.conn.batch_size
 
     def leg_received(self, buf: bytearray, view: memoryview, start: int, end: int) -> int:
         """Bytes arrived (LegOwner)."""

@@ -454,7 +454,8 @@ class PhantomSession:
         while (event := conn.next_event()) is not None:
             if conn.error is not None:
                 self._error = conn.error
-            self._move(event)
+            if isinstance(event, StateChanged):
+                self._move(event)
         if conn.phase.over:
             self._end()
 

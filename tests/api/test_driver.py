@@ -285,7 +285,7 @@ async def test_a_session_held_back_by_memory_goes_on_when_another_reads(server_k
     one, other = await _pair(server_key), await _pair(server_key)
     driver = one.server._driver
     assert driver is not None
-    memory = driver.conn._memory
+    memory = driver.conn.memory
     waiting = asyncio.ensure_future(one.server.recv(PATIENCE))
     await turns()
     base, capacity = memory.charged, memory.capacity

@@ -13,6 +13,7 @@ from typing import Any
 
 from phantom import limits
 from phantom.errors import PhantomError
+from phantom.transport.session.events import StateChanged
 from phantom.transport.session.memory import ReceiveMemory
 from phantom.transport.session.states import ConnectionState, Phase
 from tests.transport.session.engines import CHACHA, Engine, pattern
@@ -107,7 +108,8 @@ class Party:
                 break
             self.pipe.push(data)
         while (event := conn.next_event()) is not None:
-            self.events.append(event.new)
+            if isinstance(event, StateChanged):
+                self.events.append(event.new)
         if conn.phase.over and not self.gone and not self.pipe.full:
             self.gone = True
             arrival = max(self.pipe.last_arrival, now + self.pipe.latency)

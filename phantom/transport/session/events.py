@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,37 +54,62 @@ Event = StateChanged | Rekeyed | PathChanged | ClientAuthenticated
 
 
 class SessionObserver(Protocol):
-    """Watches the packets of one session (qlog). Times are seconds of the engine's clock, sizes are bytes.
+    """Watches one session packet by packet (qlog). Times are seconds of the engine's clock, sizes bytes.
 
-    ``word`` is the flag word of §10.4, ``length`` the whole encoded packet. Without an observer a batch costs one
-    compare.
+    ``word`` is the flag word of §10.4, ``wire`` the whole encoded packet; ``index`` and ``size`` are segment index and
+    stream bytes of reliable data, else 0. Without an observer a batch costs one compare.
     """
 
     def packet_sent(
-        self, now: float, path_id: int, epoch: int, stream_id: int, sequence: int, word: int, length: int
+        self,
+        now: float,
+        path_id: int,
+        sequence: int,
+        word: int,
+        stream_id: int,
+        index: int,
+        size: int,
+        wire: int,
+        sends: int,
     ) -> None:
-        """A packet was sealed into the leg's buffer."""
+        """A packet was sealed into the leg's buffer; ``sends`` is 1 for a new segment, more for a retransmission."""
 
     def packet_received(
-        self, now: float, path_id: int, epoch: int, stream_id: int, sequence: int, word: int, length: int
+        self, now: float, path_id: int, sequence: int, word: int, stream_id: int, index: int, size: int, wire: int
     ) -> None:
         """A packet opened and passed its replay window."""
 
-    def packet_dropped(self, now: float, path_id: int, length: int, trigger: str) -> None:
-        """A packet was dropped; ``trigger`` is the name of the drop counter that moved."""
+    def packets_acked(self, now: float, stream_id: int, ranges: Sequence[tuple[int, int]], ack_delay_us: int) -> None:
+        """An acknowledgement arrived: inclusive ranges of segment indices, descending."""
 
-    def packet_lost(self, now: float, path_id: int, stream_id: int, index: int, trigger: str) -> None:
-        """A segment is due again: ``trigger`` is ``reordering_threshold``, ``time_threshold``, ``pto_expired`` or
-        ``refused``."""
+    def packet_lost(self, now: float, stream_id: int, index: int, trigger: str) -> None:
+        """A segment is due again: ``reordering_threshold``, ``time_threshold``, ``pto_expired`` or ``refused``."""
+
+    def packet_dropped(self, now: float, counter: str) -> None:
+        """A packet was dropped; the name of the drop counter."""
 
     def metrics_updated(
         self,
         now: float,
-        path_id: int,
-        smoothed_rtt: float,
         min_rtt: float,
-        rtt_variance: float,
-        congestion_window: int,
-        bytes_in_flight: int,
+        srtt: float,
+        latest_rtt: float,
+        rttvar: float,
+        cwnd: int,
+        in_flight: int,
+        packets_in_flight: int,
+        pacing_rate: float,
     ) -> None:
-        """After a batch of acknowledgements."""
+        """After acknowledgements; seconds, bytes, bytes a second; 0 is unknown."""
+
+    def congestion_state_updated(self, now: float, old: str, new: str) -> None:
+        """The congestion controller changed its state."""
+
+    def key_updated(self, now: float, epoch: int, by_peer: bool) -> None:
+        """The session is at a new epoch."""
+
+    def state_changed(self, now: float, old: str, new: str, reason: str) -> None:
+        """The phase of the session changed (values of ``Phase``)."""
+
+    def stream_changed(self, now: float, stream_id: int, old: str, new: str) -> None:
+        """A stream changed its state (names of ``StreamState``, lower case; ``idle`` before the first)."""

@@ -39,6 +39,7 @@ class Reassembly:
 
     __slots__ = (
         "_announcements",
+        "_discards",
         "_highs",
         "_lows",
         "_max_bytes",
@@ -64,6 +65,7 @@ class Reassembly:
         self._highs: list[int] = []
         self.fin_index: int | None = None
         self._announcements = announcements
+        self._discards = False  # the peer reset its half: indices are still acknowledged, their bytes dropped
         self._max_segments = max_segments
         self._max_bytes = max_bytes
         self._ready: list[bytes] = []
@@ -72,6 +74,11 @@ class Reassembly:
     def finished(self) -> bool:
         """True once the cursor has passed the FIN."""
         return self.fin_index is not None and self.next_index > self.fin_index
+
+    @property
+    def final_index(self) -> int:
+        """Number of indices the peer ever used, as far as is known."""
+        return self.next_index if self.fin_index is None else self.fin_index + 1
 
     @property
     def charged(self) -> int:
@@ -85,6 +92,23 @@ class Reassembly:
         self._lows.clear()
         self._highs.clear()
 
+    @property
+    def top(self) -> int:
+        """One more than the highest index received, in order or not."""
+        return self._highs[-1] + 1 if self._highs else self.next_index
+
+    def reset(self, final_index: int) -> bool:
+        """The peer abandoned its half after ``final_index`` indices (§15.6); False if that contradicts what came."""
+        if final_index < self.top or (self.fin_index is not None and final_index <= self.fin_index):
+            return False
+        self._discards = True
+        self.fin_index = final_index - 1
+        self.stored = 0
+        self._ready.clear()
+        if self.store is not None:
+            self.store = dict.fromkeys(self.store, b"")
+        return True
+
     def segment(self, index: int, data: bytes, *, room: int, fin: bool = False) -> Verdict:
         """Takes one segment (any order, any number of copies) and says what became of it.
 
@@ -96,6 +120,8 @@ class Reassembly:
             return self._known(index, fin)
         if self._breaks_a_rule(index, data, fin):
             return Verdict.VIOLATION
+        if self._discards:
+            data = b""
         if data and self.stored >= room:
             return Verdict.REFUSED
         if index != self.next_index and not self._has_room(len(data)):
@@ -109,7 +135,8 @@ class Reassembly:
             self.stored += len(data)
             self._note(index)
             return Verdict.BUFFERED
-        self._ready.append(data)
+        if data:
+            self._ready.append(data)
         self.next_index += 1
         self._drain()
         return Verdict.DELIVERED
@@ -136,7 +163,7 @@ class Reassembly:
         return Verdict.VIOLATION if moved_fin else Verdict.DUPLICATE
 
     def _breaks_a_rule(self, index: int, data: bytes, fin: bool) -> bool:
-        if self.fin_index is not None and (fin or index > self.fin_index):
+        if self.fin_index is not None and (index > self.fin_index or (fin and index != self.fin_index)):
             return True
         if fin and self._highs and index < self._highs[-1]:
             return True
@@ -168,7 +195,8 @@ class Reassembly:
         while self.next_index in store:
             data = store.pop(self.next_index)
             self.stored -= len(data)
-            self._ready.append(data)
+            if data:
+                self._ready.append(data)
             self.next_index += 1
         if self._lows[0] < self.next_index:
             del self._lows[0], self._highs[0]

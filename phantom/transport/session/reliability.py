@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from phantom import limits
+from phantom.transport.packet import flags as flag
 
 __all__ = ["OutstandingSegments", "RttEstimator", "Segment"]
 
@@ -65,12 +66,13 @@ class RttEstimator:
 class Segment:
     """One reliable segment: ``parts`` is its plaintext, ``stream_offset`` first; ``size`` counts its data bytes."""
 
-    __slots__ = ("acked", "ends", "parts", "sends", "sent_at", "size")
+    __slots__ = ("acked", "ends", "parts", "sends", "sent_at", "size", "word")
 
     def __init__(self, parts: list[Any], size: int, ends: int) -> None:
         self.parts = parts
         self.size = size
         self.ends = ends  # messages that end in it
+        self.word = flag.DATA
         self.sent_at = 0.0
         self.sends = 0
         self.acked = False
@@ -140,6 +142,31 @@ class OutstandingSegments:
             self.segments = _NO_SEGMENTS
         self.bytes -= freed
         return freed, sample
+
+    def drop(self) -> None:
+        """The session is over: forgets what was not acknowledged."""
+        self.segments = _NO_SEGMENTS
+
+    def abandon(self, *, keep_first: bool) -> int:
+        """The half was reset: nothing of it is repeated any more; returns the bytes given up.
+
+        With ``keep_first`` the segment of index 0 stays due until it is acknowledged.
+        """
+        lost = self.bytes
+        for segment in self.segments:
+            if keep_first and not self.base and segment is self.segments[0]:
+                lost -= segment.size
+                continue
+            segment.acked = True
+            segment.parts = []
+        if keep_first and not self.base and self.segments:
+            self.ahead = sum(segment.size for segment in self.segments) - self.segments[0].size
+            self.bytes = self.segments[0].size
+            return lost
+        self.base = self.next_index
+        self.segments = _NO_SEGMENTS
+        self.bytes = self.ahead = 0
+        return lost
 
     def refused(self, largest: int) -> list[int]:
         """Indices below ``largest`` that are not acknowledged: on a byte pipe the receiver refused them (§14.9).

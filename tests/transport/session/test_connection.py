@@ -100,10 +100,10 @@ def test_what_is_dropped_and_counted() -> None:
             peer.seal(flags.ENCRYPTED, b"neither"),
             peer.seal(flags.COALESCED_WORD, b"\0\1\0\1x"),
             peer.seal(flags.COALESCED_WORD | flags.RELIABLE, data),
-            peer.data(0, b"control stream", stream_id=0),
+            peer.data(0, b"", stream_id=0),
+            peer.data(0, b"x", flags.DATA_FIN, stream_id=0),
             peer.data(0, b"own parity", stream_id=2),
-            peer.data(0, b"other stream", stream_id=3),
-            peer.data(0, b"", stream_id=65535),
+            peer.data(1, b"", stream_id=65535),
             peer.data(0, b""),  # an announcement, which stream 1 does not take
             peer.data(5, b""),
         ],
@@ -394,7 +394,7 @@ def test_streams_of_equal_priority_take_turns() -> None:
     for _ in range(3):
         engine.conn.send_message(pattern(60_000))
         other.add_message(pattern(20_000))
-    engine.conn._make_ready(other)
+    engine.conn.make_ready(other)
     seen = peer.see()
     assert [(packet.stream_id, len(packet.plaintext)) for packet in seen] == [
         (1, 60_008),
@@ -631,6 +631,8 @@ def test_every_stream_id_of_the_space_costs_bounded_memory() -> None:
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert used - base < 4 * MiB
-    assert engine.counters.protocol_violation + engine.counters.replay_rejected == len(range(2, 65536, 7))
+    own = len(range(2, 65536, 14))
+    assert (engine.counters.protocol_violation, engine.counters.replay_rejected) == (own, 0)
+    assert len(engine.conn.streams) == limits.MAX_STREAMS
     peer.give(peer.data(0, message(b"stream 1 goes on")))
     assert engine.read(0.0) == [b"stream 1 goes on"]

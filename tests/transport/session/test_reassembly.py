@@ -97,7 +97,7 @@ def test_the_end_takes_effect_when_the_cursor_passes_it() -> None:
     assert not reassembly.finished
     assert take(reassembly, (3, b"x"), (2, b"", True), (1, b"", True), (4, b"", True)) == [V, DUP, V, V]
     assert take(reassembly, (1, b"b"), (0, b"a")) == [B, D]
-    assert reassembly.take() == [b"a", b"b", b""]
+    assert reassembly.take() == [b"a", b"b"]
     assert reassembly.finished
     assert take(reassembly, (2, b"", True), (1, b"b"), (3, b"more"), (3, b"", True)) == [DUP, DUP, V, V]
     assert take(reassembly, (1, b"b", True)) == [V]  # a second end, elsewhere

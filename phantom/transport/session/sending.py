@@ -1,0 +1,347 @@
+"""Filling the leg's buffer: what leaves now, in which order (wire-native §14, §19.1).
+
+Session frames, acknowledgements and windows first, then the streams by rank. A packet is gathered and sealed once,
+straight into the buffer; each has its length prefix in front (§21.1).
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+
+from phantom import limits
+from phantom.errors import PhantomError, ProtocolViolationError, StreamError
+from phantom.transport.packet import flags as flag
+from phantom.transport.packet import frames
+from phantom.transport.session.core import SENDING, SESSION_STREAM, SessionCore
+from phantom.transport.session.reliability import Segment
+from phantom.transport.session.streams import Channel, Stream
+
+__all__ = ["fill"]
+
+_U32 = Struct(">I")
+_GATHER_MAX: Final = 17  # parts of a segment up to which they stay references; above, one copy joins them
+_MAX_INDEX: Final = 2**32 - 1
+_FRAME_ROOM: Final = 1024  # no session frame is larger, padding included
+
+
+def fill(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:
+    """Seals as many packets as are due and fit into ``buf[at:cap]``; returns the end offset."""
+    start = at
+    if core.owed:
+        at = _fill_owed(core, buf, view, at, cap, now)
+    if core.ready:
+        at = _fill_streams(core, buf, view, at, cap, now)
+        if core.owed and not core.close_copies:  # the window of a new stream, the PING behind the last segment
+            at = _fill_owed(core, buf, view, at, cap, now)
+    if core.close_copies:
+        at = _fill_close(core, buf, view, at, cap, now)
+    if at != start:
+        core.stats.bytes_sent += at - start
+        if core.protection.epoch != core.epoch:
+            core.note_epoch(False, "a limit of the old keys was reached")
+    return at
+
+
+# --- streams --------------------------------------------------------------------------------------------------------
+
+
+def _fill_streams(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:
+    scheduler, path, protection = core.ready, core.path, core.protection
+    seal, pack, path_id = protection.seal, _U32.pack_into, path.id
+    overhead = limits.LENGTH_PREFIX + protection.overhead + 4
+    lead = limits.LENGTH_PREFIX + protection.header_len + 4
+    most_segments, most_bytes = core.settings.send_segments, limits.MAX_PENDING_BYTES
+    session_room = limits.MAX_SEND_WINDOW - core.outstanding
+    sent = 0
+    try:
+        while scheduler.top or scheduler.descend():
+            ready = scheduler.top
+            assert ready is not None
+            stream = ready[0]
+            if stream.unreliable:
+                after = _fill_bundle(core, stream, buf, view, at, cap)
+                if after == at:
+                    break
+                at = after
+                if len(ready) > 1:
+                    ready.rotate(-1)
+                continue
+            if stream.resend:
+                after = _fill_resend(core, stream, buf, view, at, cap, now)
+                if after == at and stream.resend:
+                    break
+                at = after
+                continue
+            segment = stream.peek()
+            if segment is None:
+                ready.popleft()
+                stream.ready = False
+                continue
+            size = segment.size
+            end = at + overhead + size
+            if end > cap:
+                break
+            outstanding, credit = stream.outstanding, stream.send_limit
+            room = credit.limit - credit.sent
+            if (
+                size > room
+                or len(outstanding.segments) >= most_segments
+                or outstanding.bytes + size > most_bytes
+                or size > session_room
+            ):
+                if size > room and credit.may_cut(size, outstanding=bool(outstanding.segments)):
+                    stream.cut(room)
+                    continue
+                _block(core, stream)
+                core.session_full = core.session_full or size > session_room
+                continue
+            index = outstanding.base + len(outstanding.segments)
+            if index > _MAX_INDEX:
+                _exhausted(core, stream)
+                continue
+            plain = at + lead
+            parts = segment.parts
+            if len(parts) <= _GATHER_MAX:
+                pack(buf, plain, index)
+                x = plain + 4
+                for part in parts[1:]:
+                    y = x + len(part)
+                    view[x:y] = part
+                    x = y
+                end = seal(buf, view, at + 4, stream.id, segment.word, path_id, view[plain:x], size + 4)
+            else:
+                parts[0] = _U32.pack(index)
+                joined = b"".join(parts)
+                segment.parts = [joined]
+                end = seal(buf, view, at + 4, stream.id, segment.word, path_id, joined, size + 4)
+            pack(buf, at, end - at - 4)
+            at = end
+            stream.pop()
+            segment.sent_at = now
+            segment.sends = 1
+            if not index or (not outstanding.segments and stream.id != SESSION_STREAM):
+                _takes_off(core, stream, index)
+            outstanding.add(segment)
+            credit.sent += size
+            core.queued -= size
+            core.queued_messages -= segment.ends
+            session_room -= size
+            sent += 1
+            if len(ready) > 1:
+                ready.rotate(-1)
+    except PhantomError as error:  # no nonce or epoch is left; what is sealed still leaves
+        core.fail(error)
+    if not scheduler.top:
+        scheduler.top = None  # an empty deque takes 760 bytes
+    if sent:
+        core.outstanding = limits.MAX_SEND_WINDOW - session_room
+        core.stats.packets_sent += sent
+        path.mark_outstanding(now)
+        if core.ping_asked and not core.queued and not scheduler:
+            core.owe_ping()
+    return at
+
+
+def _block(core: SessionCore, stream: Channel) -> None:
+    """Out of the ready list, but still ready: writes must not try again until something changes."""
+    ready = core.ready.top
+    assert ready is not None
+    ready.popleft()
+    stream.blocked = True
+    if core.stalled is None:
+        core.stalled = {}
+    core.stalled[stream] = None
+
+
+def _takes_off(core: SessionCore, stream: Channel, index: int) -> None:
+    """The first segment of all, or the first that is outstanding."""
+    if stream.id != SESSION_STREAM:
+        if core.flying is None:
+            core.flying = {}
+        core.flying[stream] = None
+    if not index and isinstance(stream, Stream) and stream.opened_here:
+        core.owe_window(stream)  # behind the segment that opens it: before, there is nothing it could apply to
+
+
+def _exhausted(core: SessionCore, stream: Channel) -> None:
+    """2^32 segments: the stream fails; without control or session stream there is no session (§14.3, §15.6)."""
+    error = StreamError("the stream's segment indices are exhausted; open another one")
+    if isinstance(stream, Stream):
+        core.abandon(stream, error.code)
+    else:
+        core.fail(error if stream.id == SESSION_STREAM else ProtocolViolationError("the control stream is used up"))
+
+
+def _fill_resend(
+    core: SessionCore, stream: Channel, buf: bytearray, view: memoryview, at: int, cap: int, now: float
+) -> int:
+    """Re-seals one due segment under a fresh sequence; ignores flow control (§14.9)."""
+    resend, outstanding = stream.resend, stream.outstanding
+    assert resend
+    while resend:
+        index = resend[0]
+        position = index - outstanding.base
+        if position < 0 or outstanding.segments[position].acked:
+            resend.popleft()
+            continue
+        segment = outstanding.segments[position]
+        if at + limits.LENGTH_PREFIX + core.protection.overhead + 4 + segment.size > cap:
+            return at
+        resend.popleft()
+        at = control(core, buf, view, at, stream.id, segment.word, _plaintext(segment, index))
+        segment.sent_at = now
+        segment.sends += 1
+        core.stats.retransmissions += 1
+        core.path.mark_outstanding(now)
+        break
+    if not resend:
+        stream.resend = None
+    return at
+
+
+def _plaintext(segment: Segment, index: int) -> bytes:
+    if len(segment.parts) == 1 and segment.size:
+        whole: bytes = segment.parts[0]
+        return whole
+    return _U32.pack(index) + b"".join(segment.parts[1:])
+
+
+def _fill_bundle(core: SessionCore, stream: Channel, buf: bytearray, view: memoryview, at: int, cap: int) -> int:
+    """One packet of unreliable chunks: a lone one as it is, several as COALESCED (§14.7)."""
+    if at + limits.LENGTH_PREFIX + core.protection.overhead + core.bundle > cap:
+        return at
+    assert isinstance(stream, Stream)
+    chunks = stream.take_bundle(core.bundle)
+    core.queued -= sum(map(len, chunks))
+    if len(chunks) == 1:
+        return control(core, buf, view, at, stream.id, flag.UNRELIABLE_WORD, chunks[0])
+    return control(core, buf, view, at, stream.id, flag.COALESCED_WORD, frames.encode_coalesced(chunks))
+
+
+# --- session frames, ACK, WINDOW_UPDATE -----------------------------------------------------------------------------
+
+
+def _fill_owed(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:
+    """What is owed; a failure on the way loses nothing of what was sealed before it."""
+    done = _Progress(at)
+    try:
+        left = _seal_owed(core, buf, view, done, cap, now)
+    except PhantomError as error:  # nonces or epochs are exhausted
+        core.fail(error)
+        return done.at
+    core.owed = left or core.close_copies > 0
+    return done.at
+
+
+class _Progress:
+    """How far a buffer is filled, also when filling it fails."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+
+def _seal_owed(core: SessionCore, buf: bytearray, view: memoryview, done: _Progress, cap: int, now: float) -> bool:
+    """True if something is left for want of room."""
+    sending = core.phase in SENDING
+    owing, core.owing = core.owing, None
+    for place, channel in enumerate(owing or ()):
+        if cap - done.at < 4 * _FRAME_ROOM:
+            assert owing is not None
+            core.owing = owing[place:]
+            return True
+        channel.owing = False
+        if channel.ack_now:
+            done.at = _fill_ack(core, channel, buf, view, done.at, now)
+        if channel.window_owed and sending:
+            done.at = _fill_window(core, channel, buf, view, done.at, now)
+        if channel.probe_owed and sending:
+            probe = _U32.pack(channel.outstanding.base - 1)
+            done.at = control(core, buf, view, done.at, channel.id, flag.DATA, probe)
+            channel.probe_owed = False
+    while core.tombstones_owed:
+        if cap - done.at < _FRAME_ROOM:
+            return True
+        stream_id = core.tombstones_owed.pop()
+        final = core.table.tombstone(stream_id, now) if core.table is not None else None
+        if final:
+            plaintext = frames.encode_sack(final, (), 0)
+            done.at = control(core, buf, view, done.at, stream_id, flag.ACK_WORD, plaintext)
+    core.tombstones_owed = None
+    if cap - done.at < 4 * _FRAME_ROOM:
+        return core.pongs_owed > 0 or core.pings_owed > 0
+    while core.pongs_owed and sending:
+        done.at = control(core, buf, view, done.at, 0, flag.PONG, b"")
+        core.pongs_owed -= 1
+    while core.pings_owed and sending:
+        done.at = control(core, buf, view, done.at, 0, flag.PING, b"")
+        core.path.ping_sent(now)
+        core.pings_owed -= 1
+    return False
+
+
+def _fill_ack(core: SessionCore, channel: Channel, buf: bytearray, view: memoryview, at: int, now: float) -> int:
+    delay = min(int((now - channel.ack_pending_since) * 1e6), _MAX_INDEX) if channel.pending_acks else 0
+    sack = channel.reassembly.sack(delay)
+    at = control(core, buf, view, at, channel.id, flag.ACK_WORD, sack, min(delay, 0xFFFF))
+    channel.ack_now = False
+    channel.pending_acks = 0
+    if core.delayed is not None:
+        core.delayed.pop(channel, None)
+    return at
+
+
+def _fill_window(core: SessionCore, channel: Channel, buf: bytearray, view: memoryview, at: int, now: float) -> int:
+    channel.window_owed = False
+    if isinstance(channel, Stream):
+        if channel.peer_ended:
+            return at
+        consumed = channel.consumed
+    elif channel.id == SESSION_STREAM:
+        consumed = core.assembler.consumed
+    else:
+        assert core.control_assembler is not None
+        consumed = core.control_assembler.consumed
+    limit = channel.window.advertise(consumed, creeping=core.memory.used_up)
+    at = control(core, buf, view, at, channel.id, flag.WINDOW_WORD, frames.encode_window(limit))
+    if isinstance(channel, Stream):
+        core.recount_stream(channel)
+    core.report(now)
+    return at
+
+
+def _fill_close(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:
+    """The last packets of the session, if there is still a key to seal them with."""
+    if cap - at < 4 * _FRAME_ROOM:
+        return at
+    close = frames.pad(frames.encode_close(core.close_code), core.path.profile.shaped_wire)
+    assert close is not None  # a CLOSE is far below the largest shaped packet
+    try:
+        for channel in core.channels():
+            if channel.pending_acks and cap - at >= 4 * _FRAME_ROOM:
+                at = _fill_ack(core, channel, buf, view, at, now)
+        for _ in range(core.close_copies):
+            at = control(core, buf, view, at, 0, flag.CLOSE, close)
+    except PhantomError:  # no key is left; the end of the leg says it
+        pass
+    core.let_go()
+    return at
+
+
+def control(
+    core: SessionCore,
+    buf: bytearray,
+    view: memoryview,
+    at: int,
+    stream_id: int,
+    word: int,
+    plaintext: bytes,
+    ack_delay: int = 0,
+) -> int:
+    """Seals one packet that is already put together, with its length prefix."""
+    end = core.protection.seal(buf, view, at + 4, stream_id, word, core.path.id, plaintext, len(plaintext), ack_delay)
+    _U32.pack_into(buf, at, end - at - 4)
+    core.stats.packets_sent += 1
+    return end

@@ -1,0 +1,182 @@
+"""The deadlines of a session: what is due next, and doing it (wire-native §14.5, §14.9, §15.2, §15.3, §20)."""
+
+from __future__ import annotations
+
+from phantom import limits
+from phantom.errors import HandshakeTimeoutError, NetworkError, PhantomError, SessionDeadError
+from phantom.transport.session.core import SENDING, SessionCore, earlier
+from phantom.transport.session.states import Phase, Trigger
+from phantom.transport.session.streams import Channel
+
+__all__ = ["handle_timer", "next_timer", "path_lost", "rest_at"]
+
+
+def next_timer(core: SessionCore) -> float | None:
+    """When :func:`handle_timer` is due, or None. Cheap; asked after every call."""
+    if core.phase.over:
+        return None
+    first, path = core.session_stream, core.path
+    due = earlier(core.drain_deadline, core.confirm_deadline)
+    if first.pending_acks and not first.ack_now:
+        due = earlier(due, first.ack_pending_since + limits.MAX_ACK_DELAY)
+    if core.delayed:
+        due = earlier(due, next(iter(core.delayed)).ack_pending_since + limits.MAX_ACK_DELAY)
+    if core.phase is Phase.CLOSING:
+        due = earlier(due, core.acked_at + limits.CLOSE_FLUSH_TIMEOUT)
+        due = earlier(due, core.close_deadline)
+    due = earlier(due, path.silent_at())
+    due = earlier(due, _retransmit_at(core))
+    if core.stalled:
+        due = earlier(due, _persist_at(core))
+    due = earlier(due, _keepalive_at(core))
+    if core.memory.used_up:
+        due = earlier(due, core.memory.deadline())
+    return due
+
+
+def handle_timer(core: SessionCore, now: float) -> None:
+    """Does what has become due; may be called early or late without harm."""
+    if core.phase.over:
+        return
+    if core.drain_deadline is not None and now >= core.drain_deadline:
+        core.move(Trigger.DRAIN_ENDED, f"the peer closed the session with code {core.peer_code}")
+        core.release()
+        return
+    if core.confirm_deadline is not None and now >= core.confirm_deadline:
+        core.error = HandshakeTimeoutError(
+            "the client proved nothing within the handshake deadline; the session was dropped"
+        )
+        core.move(Trigger.PATH_LOST, "the client never proved that it holds the keys")
+        core.release()
+        return
+    _delayed_acks(core, now)
+    silent = core.path.silent_at()
+    if silent is not None and now >= silent:
+        quiet = now - core.path.last_seen
+        path_lost(core, NetworkError(f"nothing was heard from the peer for {quiet:.0f} s"))
+        return
+    if core.phase is Phase.CLOSING:
+        over = core.close_deadline is not None and now >= core.close_deadline
+        if over or now >= core.acked_at + limits.CLOSE_FLUSH_TIMEOUT:
+            core.flush_ended()
+            return
+    core.protection.expire(now)
+    _rest(core, now)
+    _retransmit(core, now)
+    _persist(core, now)
+    keepalive = _keepalive_at(core)
+    if keepalive is not None and now >= keepalive:
+        if core.table is not None:
+            core.table.forget(now)
+        core.owe_ping()
+    patience = core.memory.deadline()
+    if patience is not None and now >= patience:
+        core.memory.enforce(now)
+
+
+def path_lost(core: SessionCore, error: PhantomError | None) -> None:
+    """The leg ended or failed (§18.7): without another path the session is Dead, a closing one Closed."""
+    if core.phase.over:
+        core.let_go()
+        return
+    core.path.live = False
+    if core.phase is Phase.ESTABLISHED:
+        detail = str(error) if error is not None else "the peer's end of the connection is gone"
+        if not core.confirmed:
+            detail += "; the client left before its first packet, perhaps because it pins another key"
+        core.error = SessionDeadError(f"the session lost its connection: {detail}")
+        core.error.__cause__ = error
+    core.move(Trigger.PATH_LOST, "the connection was lost")
+    core.release()
+
+
+def rest_at(core: SessionCore) -> float | None:
+    """When :func:`handle_timer` could let go of ciphers that nobody has needed for REST_AFTER; None if it has.
+
+    Not part of :func:`next_timer`: resting saves memory and changes nothing else.
+    """
+    if core.protection.resting or core.phase.over:
+        return None
+    return max(core.path.last_seen, core.rest_tried) + limits.REST_AFTER
+
+
+def _rest(core: SessionCore, now: float) -> None:
+    due = rest_at(core)
+    if due is not None and now >= due:
+        core.rest_tried = now
+        if not core.owed and not core.ready:
+            core.protection.rest()
+
+
+def _delayed_acks(core: SessionCore, now: float) -> None:
+    first = core.session_stream
+    if first.pending_acks and now >= first.ack_pending_since + limits.MAX_ACK_DELAY:
+        core.owe_ack(first)
+    for channel in core.delayed or ():
+        if now >= channel.ack_pending_since + limits.MAX_ACK_DELAY:
+            core.owe_ack(channel)
+
+
+def _flying(core: SessionCore) -> list[Channel]:
+    """Channels with outstanding segments."""
+    first = core.session_stream
+    flying = [first] if first.outstanding.segments else []
+    if core.flying:
+        flying += core.flying
+    return flying
+
+
+def _retransmit_at(core: SessionCore) -> float | None:
+    path = core.path
+    if path.blocked or core.phase not in SENDING:
+        return None
+    segments = core.session_stream.outstanding.segments
+    oldest = segments[0].sent_at if segments else None  # the first is never acknowledged
+    if core.flying:
+        oldest = earlier(oldest, min(channel.outstanding.segments[0].sent_at for channel in core.flying))
+    return None if oldest is None else max(oldest, path.drained_at) + path.estimator.rto
+
+
+def _retransmit(core: SessionCore, now: float) -> None:
+    due = _retransmit_at(core)
+    if due is None or now < due:
+        return
+    path = core.path
+    late = now - path.estimator.rto
+    for channel in _flying(core):
+        if channel.outstanding.segments[0].sent_at <= late:
+            core.resend(channel, [channel.outstanding.base])
+    path.estimator.backoff = min(path.estimator.backoff + 1, limits.RTO_MAX_BACKOFF)
+
+
+def _persist_at(core: SessionCore) -> float | None:
+    """Data queued, no room, nothing outstanding: asks for the limit, at most once per RTO (§14.6)."""
+    if core.path.blocked or core.phase not in SENDING:
+        return None
+    starved = [c.probe_at for c in core.stalled or () if not c.outstanding.segments and c.outstanding.base]
+    if not starved:
+        return None
+    return max(min(starved), core.acked_at) + core.path.estimator.rto
+
+
+def _persist(core: SessionCore, now: float) -> None:
+    due = _persist_at(core)
+    if due is None or now < due:
+        return
+    for channel in core.stalled or ():
+        outstanding = channel.outstanding
+        if outstanding.base and not outstanding.segments and channel.probe_at + core.path.estimator.rto <= now:
+            channel.probe_at = now
+            channel.probe_owed = True
+            core.owe(channel)
+
+
+def _keepalive_at(core: SessionCore) -> float | None:
+    interval = core.settings.keepalive_interval
+    path = core.path
+    if interval is None or core.phase is not Phase.ESTABLISHED or path.outstanding_since is not None or core.pings_owed:
+        return None
+    most = path.profile.keepalive_max
+    if most is not None and most < interval:
+        interval = most
+    return max(path.last_seen, path.last_ping_at) + interval
