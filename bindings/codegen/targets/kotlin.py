@@ -25,6 +25,7 @@ from bindings.codegen.model import (
     Field,
     Kind,
     Message,
+    Operation,
     Package,
     Service,
     camel,
@@ -39,6 +40,31 @@ __all__ = ["TARGET", "render"]
 FOLDER: Final = "bindings/kotlin/src/main/kotlin"
 PROTO_FOLDER: Final = "bindings/kotlin/src/main/proto"
 
+BY_HAND: Final = frozenset(
+    {
+        "IdentityService.GenerateSigningKey",
+        "IdentityService.ImportSigningKey",
+        "ListenerService.Accept",
+        "ListenerService.Bind",
+        "ListenerService.Shutdown",
+        "SessionService.AwaitReady",
+        "SessionService.Connect",
+        "SessionService.Disconnect",
+        "SessionService.Get",
+        "SessionService.Recv",
+        "SessionService.Send",
+        "SessionService.WatchEvents",
+        "SidecarService.GetInfo",
+        "SidecarService.OpenLease",
+        "StreamService.Accept",
+        "StreamService.Open",
+        "StreamService.Recv",
+        "StreamService.Send",
+    }
+)
+"""Calls that have a protocol of their own (acknowledgements, chunks, a life) or make a handle: src/main/kotlin/phantom
+has them. Every other call is a method of what its request begins with: of a handle, or of the library."""
+
 _HARD_WORDS: Final = (
     "as break class continue do else false for fun if in interface is null object package return super this throw true "
     "try typealias typeof val var when while"
@@ -50,6 +76,7 @@ _RESERVED_TYPES: Final = (
 _ROOM: Final = 90
 """Characters of a line of a string."""
 _MEMBERS: Final = ("class", "javaClass", "copy", "equals", "hashCode", "toString", "wire")
+_HANDLE_MEMBERS: Final = ("ref", "call", "close", "equals", "hashCode", "toString", "getClass", "wait", "notify")
 _BRANCHES: Final = {
     Branch.LOCAL: "The caller misused the library, or this host cannot do what was asked.",
     Branch.REMOTE: "The peer refused, or broke the protocol.",
@@ -148,6 +175,40 @@ class _Client:
 
 
 @dataclass(frozen=True, slots=True)
+class _Method:
+    """A call as a method of a handle, or of the library."""
+
+    name: str
+    doc: str
+    parameters: tuple[_Property, ...]
+    deadline: bool
+    """It has a parameter ``timeout`` that its request does not have."""
+    client: str
+    call: str
+    request: str
+    arguments: tuple[str, ...]
+    """Of the request."""
+    result: str
+    """Its type, empty for none."""
+    field: str
+    """The one field of the response, which is the result; empty if the response is."""
+    absent: bool
+    """That field can be absent, which no sidecar leaves it."""
+    flow: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Handle:
+    """A class of methods."""
+
+    name: str
+    doc: str
+    ref: str
+    """Type of its handle, empty for the library."""
+    methods: tuple[_Method, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Branch:
     type: str
     doc: str
@@ -169,6 +230,7 @@ def render(package: Package) -> dict[str, bytes]:
         "outer": f"{pascal(package.prefix)}Proto",
         "root": root,
         "clients": f"{pascal(package.prefix)}Clients",
+        "link": f"{pascal(package.prefix)}Link",
         "redacted": REDACTED,
         "bare": bare,
         "duration": writer.durations(package.wire_messages()),
@@ -177,11 +239,12 @@ def render(package: Package) -> dict[str, bytes]:
         "errors": writer.errors(),
         "branches": [_Branch(f"{branch.name.capitalize()}Exception", text) for branch, text in _BRANCHES.items()],
         "services": writer.clients(),
+        "handles": writer.handles(),
     }
     folder = package.name.replace(".", "/")
     made = {
         f"{FOLDER}/{folder}/{name}": templates.get_template(f"{name}.j2").render(given)
-        for name in ("Clients.kt", "Contract.kt", "Conversions.kt", "Exceptions.kt")
+        for name in ("Clients.kt", "Contract.kt", "Conversions.kt", "Exceptions.kt", "Operations.kt")
     }
     for file, (blocks, duration) in writer.files().items():
         text = templates.get_template("Types.kt.j2").render(given, file=file, blocks=blocks, duration=duration)
@@ -266,7 +329,10 @@ class _Writer:
         scope = ".".join([self._package.name, *outer])
         if scope not in self._scopes:
             reserved = [f"{branch.name.capitalize()}Exception" for branch in Branch]
-            reserved += [f"{pascal(self._package.prefix)}{what}" for what in ("Exception", "Clients", "Proto")]
+            reserved += [
+                f"{pascal(self._package.prefix)}{what}"
+                for what in ("Exception", "Clients", "Link", "Operations", "Proto")
+            ]
             self._scopes[scope] = Names(f"Kotlin {scope}", (*_RESERVED_TYPES.split(), *reserved))
         return self._scopes[scope]
 
@@ -384,9 +450,10 @@ class _Writer:
         initial = next((value.short_name for value in found.codes if value.number == 0), "UNRECOGNIZED")
         return _Kind(name, f"{name}.{initial}", f"{name}.of({{}}{offset})", "{}.toWire()")
 
-    def _property(self, message: Message, member: Field, names: Names) -> _Property:
+    def _property(self, message: Message, member: Field, names: Names, *, hidden: bool = True) -> _Property:
+        """``hidden``: it is written inside the class of the message, whose types hide others."""
         name = names.claim(camel(member.name), member)
-        kind = self._kind(member, self._hidden(message))
+        kind = self._kind(member, self._hidden(message) if hidden else set())
         stored, default = kind.type, kind.default
         if member.map_key:
             if member.kind is Kind.BYTES:
@@ -558,6 +625,88 @@ class _Writer:
             )
             for service in self._package.served
         ]
+
+    # --- methods -----------------------------------------------------------------------------------------------------
+
+    def handles(self) -> list[_Handle]:
+        """The library, then every handle that a served call begins with."""
+        prefix = pascal(self._package.prefix)
+        library = "What the library does without a handle. Calls that make something belong to the lease of the client."
+        owners: dict[str, tuple[str, str]] = {"": (f"{prefix}Operations", library)}
+        made: dict[str, list[_Method]] = {"": []}
+        names: dict[str, Names] = {}
+        for service in self._package.served:
+            for call in service.operations:
+                if call.client_streaming or f"{service.name}.{call.name}" in BY_HAND:
+                    continue
+                request = self._package.message(call.request)
+                first = request.fields[0] if request.fields else None
+                handle = self._package.message(first.type_name) if first and first.kind is Kind.MESSAGE else None
+                owner = handle if handle and handle.c_handle else None
+                key = owner.full_name if owner else ""
+                if owner and key not in made:
+                    name = self._scope([]).claim(f"{pascal(owner.c_handle)}Operations", owner)
+                    owners[key], made[key] = (name, owner.comment), []
+                about = service.name.removesuffix("Service")
+                name = _lower(call.name)
+                if owner and about != pascal(owner.c_handle):
+                    name += about  # what makes something of another kind
+                if owner and call.c_name.startswith(f"{owner.c_handle}_"):
+                    name = camel(call.c_name.removeprefix(f"{owner.c_handle}_"))
+                inside = names.setdefault(key, Names(f"Kotlin {owners[key][0]}", _HANDLE_MEMBERS))
+                name = _quoted(inside.claim(name, call))
+                made[key].append(self._method(service, call, name, first.name if first and owner else ""))
+        return [
+            _Handle(name, doc, self._name(key) if key else "", tuple(made[key])) for key, (name, doc) in owners.items()
+        ]
+
+    def _method(self, service: Service, call: Operation, name: str, handle: str) -> _Method:
+        request, response = self._package.message(call.request), self._package.message(call.response)
+        names = Names(f"Kotlin {name}", ("link",))
+        parameters: dict[str, _Property] = {}
+        arguments = []
+        for member in request.fields:
+            if member.name == handle:
+                arguments.append(f"{_quoted(camel(member.name))} = ref")
+            elif member.name == "lease_id":
+                arguments.append("leaseId = link.leaseId")
+            elif member.oneof:
+                if member.oneof not in parameters:
+                    oneof = next(oneof for oneof in request.oneofs if oneof.name == member.oneof)
+                    made = self._oneof(request, oneof, f"{pascal(oneof.name)}Choice", names)
+                    parameters[oneof.name] = replace(made, type=f"{self._name(request.full_name)}.{made.type}")
+            else:
+                parameters[f".{member.name}"] = self._property(request, member, names, hidden=False)
+        found = tuple(parameters.values())
+        arguments += [f"{parameter.name} = {parameter.name}" for parameter in found]
+        result, field, absent = self._result(response)
+        if call.server_streaming:
+            result, field, absent = self._name(call.response), "", False
+        return _Method(
+            name,
+            with_since(call, service.since),
+            parameters=found,
+            deadline=all(parameter.name != "timeout" for parameter in found),
+            client=_quoted(_lower(service.name.removesuffix("Service"))),
+            call=_quoted(_lower(call.name)),
+            request=self._name(call.request),
+            arguments=tuple(arguments),
+            result=result,
+            field=field,
+            absent=absent,
+            flow=call.server_streaming,
+        )
+
+    def _result(self, response: Message) -> tuple[str, str, bool]:
+        """Type, field and whether that can be absent."""
+        if not response.fields:
+            return "", "", False
+        if len(response.fields) > 1 or response.fields[0].oneof:
+            return self._name(response.full_name), "", False
+        (member,) = response.fields
+        made = self._property(response, member, Names(f"Kotlin {response.name}", ()), hidden=False)
+        absent = member.has_presence and not member.optional
+        return made.type.removesuffix("?") if absent else made.type, made.name, absent
 
     def _calls(self, service: Service) -> tuple[_Call, ...]:
         self._scope([]).claim(f"{service.name}Client", service)

@@ -10,6 +10,7 @@ import pytest
 
 from bindings.codegen.model import DefinitionError
 from bindings.codegen.plugin import render
+from bindings.codegen.targets.kotlin import BY_HAND
 from tests.bindings.codegen import toolchains
 from tests.bindings.codegen.support import HERE, check_golden, compiled, package_of, real, toy
 
@@ -147,6 +148,75 @@ def test_every_comment_of_the_definition_is_there() -> None:
     for service in real().served:
         for element in (service, *service.operations):
             assert " ".join(element.comment.split()) in text, element
+
+
+def test_every_call_is_a_method_or_written_by_hand() -> None:
+    text = render(real(), ["kotlin"])["bindings/kotlin/src/main/kotlin/phantom/v1/Operations.kt"].decode()
+    served = {f"{service.name}.{call.name}": call for service in real().served for call in service.operations}
+    assert set(served) >= BY_HAND
+    for name, call in served.items():
+        made = (
+            re.search(rf"\.{call.name[0].lower()}{call.name[1:]}\({call.request.rpartition('.')[2]}\(", text)
+            is not None
+        )
+        assert made == (name not in BY_HAND and not call.client_streaming), name
+
+
+def test_a_new_call_of_a_handle_is_a_method_of_it(tmp_path: Path) -> None:
+    text = """syntax = "proto3";
+package x.v1;
+import "phantom/options/v1/options.proto";
+// Boxes.
+service BoxService {
+  // Closes it.
+  rpc Shut(ShutRequest) returns (ShutResponse);
+  // Shakes it.
+  rpc Shake(ShakeRequest) returns (ShakeResponse);
+  // Looks.
+  rpc Look(LookRequest) returns (stream LookResponse);
+  // Makes one.
+  rpc Make(MakeRequest) returns (MakeResponse);
+}
+// Lids.
+service LidService {
+  // Takes it off.
+  rpc Open(LidServiceOpenRequest) returns (LidServiceOpenResponse);
+}
+// A box.
+message BoxRef { option (phantom.options.v1.message).c_handle = "box"; uint64 handle = 1; }
+message Lid { uint64 handle = 1; }
+message ShutRequest { BoxRef box = 1; bool hard = 2; uint32 timeout = 3; }
+message ShutResponse { }
+message ShakeRequest { BoxRef box = 1; oneof how { bool gently = 2; uint32 times = 3; } }
+message ShakeResponse { uint32 noise = 1; optional uint32 left = 2; }
+message LookRequest { BoxRef box = 1; }
+message LookResponse { uint32 seen = 1; }
+message MakeRequest { uint64 lease_id = 1; string name = 2; }
+message MakeResponse { BoxRef box = 1; }
+message LidServiceOpenRequest { BoxRef box = 1; }
+message LidServiceOpenResponse { Lid lid = 1; }
+enum ErrorCode {
+  option (phantom.options.v1.enumeration).errors = true;
+  ERROR_CODE_UNSPECIFIED = 0;
+  ERROR_CODE_INTERNAL = 1 [(phantom.options.v1.value).error = {branch: ERROR_BRANCH_LOCAL retryable: true final: true}];
+}
+message ErrorDetail { ErrorCode code = 1; string message = 2; }
+"""
+    made = render(package_of(tmp_path, text), ["kotlin"])["bindings/kotlin/src/main/kotlin/x/v1/Operations.kt"].decode()
+    flat = " ".join(made.split())
+    for wanted in (
+        "public abstract class BoxOperations internal constructor(",
+        "public val ref: BoxRef,",
+        "public suspend fun shut( hard: Boolean = false, timeout: UInt = 0u, ) {",
+        "link.clients.box.shut(ShutRequest(box = ref, hard = hard, timeout = timeout)) }",
+        "public suspend fun shake( how: ShakeRequest.HowChoice? = null, timeout: Duration? = null, ): ShakeResponse =",
+        "public fun look( timeout: Duration? = null, ): Flow<LookResponse> =",
+        "public suspend fun openLid( timeout: Duration? = null, ): Lid =",
+        'link.clients.lid.open(LidServiceOpenRequest(box = ref), timeout) }.lid.sent("lid")',
+        'public suspend fun make( name: String = "", timeout: Duration? = null, ): BoxRef =',
+        "MakeRequest(leaseId = link.leaseId, name = name)",
+    ):
+        assert wanted in flat, wanted
 
 
 @pytest.mark.slow

@@ -10,15 +10,15 @@ import io.grpc.Metadata
 import io.grpc.MethodDescriptor
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder
 import io.grpc.netty.shaded.io.netty.channel.EventLoopGroup
+import io.grpc.netty.shaded.io.netty.channel.MultiThreadIoEventLoopGroup
 import io.grpc.netty.shaded.io.netty.channel.epoll.Epoll
 import io.grpc.netty.shaded.io.netty.channel.epoll.EpollDomainSocketChannel
-import io.grpc.netty.shaded.io.netty.channel.epoll.EpollEventLoopGroup
-import io.grpc.netty.shaded.io.netty.channel.nio.NioEventLoopGroup
+import io.grpc.netty.shaded.io.netty.channel.epoll.EpollIoHandler
+import io.grpc.netty.shaded.io.netty.channel.nio.NioIoHandler
 import io.grpc.netty.shaded.io.netty.channel.socket.nio.NioSocketChannel
 import io.grpc.netty.shaded.io.netty.channel.unix.DomainSocketAddress
 import io.grpc.netty.shaded.io.netty.util.concurrent.DefaultThreadFactory
 import phantom.v1.ErrorCode
-import java.util.concurrent.TimeUnit
 import java.util.logging.Level
 import java.util.logging.Logger
 
@@ -34,18 +34,24 @@ private val bootstrapLog: Logger =
     Logger.getLogger("io.grpc.netty.shaded.io.netty.bootstrap.Bootstrap").apply { if (level == null) level = Level.SEVERE }
 
 /**
- * One connection of gRPC to a sidecar, with the token on every call. The connection, its thread and what they hold end
- * with [close].
+ * The threads of all connections. They are never stopped: a call can be cancelled after its connection is gone, and
+ * Netty wants its thread for that, too.
  */
+private object Threads {
+    private val factory = DefaultThreadFactory("phantom", true)
+    val unix: EventLoopGroup by lazy { MultiThreadIoEventLoopGroup(THREADS, factory, EpollIoHandler.newFactory()) }
+    val loopback: EventLoopGroup by lazy { MultiThreadIoEventLoopGroup(THREADS, factory, NioIoHandler.newFactory()) }
+    private const val THREADS = 2
+}
+
+/** One connection of gRPC to a sidecar, with the token on every call. */
 internal class Transport(
     place: Place,
     token: String,
 ) {
-    private val group: EventLoopGroup
     val channel: ManagedChannel
 
     init {
-        val threads = DefaultThreadFactory("phantom", true)
         val socket = place.socket
         if (socket != null && !Epoll.isAvailable()) {
             throw failure(
@@ -58,17 +64,18 @@ internal class Transport(
         checkNotNull(bootstrapLog)
         val builder =
             if (socket != null) {
-                group = EpollEventLoopGroup(1, threads)
                 NettyChannelBuilder
                     .forAddress(DomainSocketAddress(socket.toFile()))
                     .channelType(EpollDomainSocketChannel::class.java)
+                    .eventLoopGroup(Threads.unix)
             } else {
-                group = NioEventLoopGroup(1, threads)
-                NettyChannelBuilder.forAddress("127.0.0.1", place.port).channelType(NioSocketChannel::class.java)
+                NettyChannelBuilder
+                    .forAddress("127.0.0.1", place.port)
+                    .channelType(NioSocketChannel::class.java)
+                    .eventLoopGroup(Threads.loopback)
             }
         channel =
             builder
-                .eventLoopGroup(group)
                 .overrideAuthority("localhost")
                 .usePlaintext()
                 .proxyDetector { null } // nobody between us and this machine
@@ -80,7 +87,6 @@ internal class Transport(
 
     fun close() {
         channel.shutdownNow()
-        group.shutdownGracefully(0, 1, TimeUnit.SECONDS)
     }
 }
 
