@@ -106,6 +106,15 @@ def test_a_burst_of_acks_is_not_believed() -> None:
     assert control.bandwidth <= 10_000 * 1.2
 
 
+def test_acks_that_were_held_up_and_come_together_are_not_believed() -> None:
+    control = CongestionControl(0.0)
+    slowly = [control.on_sent(1000, i / 10) for i in range(10)]  # 10 kB/s
+    control.on_ack(1000, slowly[0], 0.95, 0.1)
+    last = control.on_sent(1000, 0.96)
+    control.on_ack(10_000, last, 1.06)
+    assert control.bandwidth <= 10_000 * 1.2
+
+
 def test_samples_of_an_application_that_has_nothing_to_send_are_ignored() -> None:
     control, now = steady()
     samples, bandwidth = control.samples, control.bandwidth
@@ -194,6 +203,25 @@ def test_startup_ends_after_three_rounds_without_growth_and_drain_when_the_queue
     control.on_ack(20_000, extra, now + 2 * RTT, 2 * RTT)
 
 
+def test_a_round_has_to_carry_data_that_was_sent_in_it() -> None:
+    control = CongestionControl(0.0)
+    now = rounds(control, 0.0, 2, 10_000)
+    flight = [control.on_sent(2_000, now) for _ in range(12)]
+    for i, stamp in enumerate(flight, 1):  # one flight, acknowledged over twelve minimum round trips
+        control.on_ack(2_000, stamp, now + RTT * i, RTT)
+    assert at(control) is State.STARTUP
+
+
+def test_growth_of_less_than_a_quarter_ends_startup() -> None:
+    control = CongestionControl(0.0)
+    now, size = rounds(control, 0.0, 2, 100_000), 100_000
+    for _ in range(3):
+        assert at(control) is State.STARTUP
+        size = int(size * 1.1)
+        now = rounds(control, now, 1, size)
+    assert at(control) is State.PROBE_BW
+
+
 def test_rounds_that_measured_nothing_do_not_end_startup() -> None:
     control = CongestionControl(0.0)
     now = rounds(control, 0.0, 2, 10_000)
@@ -265,6 +293,16 @@ def test_a_loss_halves_the_rate_until_the_bdp_is_reached_and_gives_the_state_bac
     assert at(control) is State.FAST_RECOVERY  # 160 000 is more than the BDP
     control.on_ack(160_000, stamps[-1], now + 0.11)
     assert at(control) is state
+
+
+def test_on_a_path_that_holds_less_than_the_floor_recovery_ends_at_the_floor() -> None:
+    control = CongestionControl(0.0)
+    now = rounds(control, 0.0, 2, 1000)
+    stamps = [control.on_sent(1000, now) for _ in range(5)]
+    control.on_lost(1000, stamps[0], now + RTT)
+    assert at(control) is State.FAST_RECOVERY
+    control.on_ack(1000, stamps[1], now + RTT)
+    assert at(control) is State.STARTUP  # 3000 are in flight, the path holds 1000
 
 
 def test_losses_of_one_flight_are_one_event() -> None:
