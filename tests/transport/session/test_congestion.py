@@ -217,7 +217,7 @@ def test_growth_of_less_than_a_quarter_ends_startup() -> None:
     now, size = rounds(control, 0.0, 2, 100_000), 100_000
     for _ in range(3):
         assert at(control) is State.STARTUP
-        size = int(size * 1.1)
+        size = int(size * 1.05)
         now = rounds(control, now, 1, size)
     assert at(control) is State.PROBE_BW
 
