@@ -103,6 +103,7 @@ class SessionLog:
         "_file",
         "_folder",
         "_held",
+        "_last",
         "_lines",
         "_metrics",
         "_name",
@@ -120,6 +121,7 @@ class SessionLog:
         self._name = f"{session_id[:8].hex()}-{role}"
         self._role = role
         self._began = now - handshake
+        self._last = 0.0  # ms; viewers want times that only grow, and the engine names some moments late
         self._lines: deque[str] = deque()
         self._put = 0  # bytes ever queued, counted by the session; what the thread took is counted by the thread
         self._taken = 0
@@ -298,7 +300,7 @@ class SessionLog:
         if self._put - self._taken > limits.QLOG_BUFFER:
             self._dropped += 1
             return
-        at = (now - self._began) * 1e3
+        at = self._last = max(self._last, (now - self._began) * 1e3)
         if self._dropped:
             lost, self._dropped = self._dropped, 0
             self._line(

@@ -228,6 +228,14 @@ def test_states_are_qlogs_and_the_reason_stands_beside_them(log: SessionLog, tmp
     assert [data["message"] for data in of(events, "info")] == ['closed "here"\x1e\n\u00e9', "gone"]
 
 
+def test_times_only_grow_whatever_the_engine_says(log: SessionLog, tmp_path: Path) -> None:
+    log.key_updated(T0 + 1, 1, True)
+    log.key_updated(T0 + 0.5, 2, True)
+    log.key_updated(T0 + 2, 3, True)
+    times = [event["time"] for event in written(tmp_path) if event["name"] == "security:key_updated"]
+    assert times == [1250.0] * 4 + [2250.0] * 2
+
+
 def test_a_key_update_says_which_epoch_and_nothing_of_the_key(log: SessionLog, tmp_path: Path) -> None:
     log.key_updated(T0, 7, False)
     assert of(written(tmp_path), "key_updated") == [
