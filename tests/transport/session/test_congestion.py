@@ -214,7 +214,7 @@ def test_a_round_has_to_carry_data_that_was_sent_in_it() -> None:
 
 def test_growth_of_less_than_a_quarter_ends_startup() -> None:
     control = CongestionControl(0.0)
-    now, size = rounds(control, 0.0, 2, 100_000), 100_000
+    now, size = rounds(control, 0.0, 1, 100_000), 100_000
     for _ in range(3):
         assert at(control) is State.STARTUP
         size = int(size * 1.05)
