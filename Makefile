@@ -9,7 +9,7 @@ ARGS ?=
 TOX = "$(if $(PYTHON),$(PYTHON),$(error Phantom needs Python 3.11 or newer))" tools/bootstrap.py run --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-bindings c conformance check format bench bench-check generate lock dist dev clean
+.PHONY: help demo test test-fast simulate soak test-bindings c conformance check format bench bench-check generate lock dist dev clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 | \2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -22,6 +22,12 @@ test: ## the whole test suite with its coverage gate
 
 test-fast: ## unit, property and security tests
 	@$(TOX) -e fast -- $(ARGS)
+
+simulate: ## plans of the network simulator, 200 seeds each
+	@$(TOX) -e sim -- $(ARGS)
+
+soak: ## the same with 1000 seeds each, and the long plans: goodput of fast and slow links, a day of rest
+	@PHANTOM_SIM_SEEDS=1000 PHANTOM_SIM_LONG=1 $(TOX) -e sim -- $(ARGS)
 
 test-bindings: ## every other language: bring its tools (Debian packages, as root), build it and test it
 	@PYTHON="$(PYTHON)" sh bindings/c/install-tools.sh

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Any, Final
+from typing import Final
 
 from phantom import limits
 from phantom.errors import FrameTooLargeError, PhantomError
@@ -55,7 +55,7 @@ class Endpoint:
     ) -> None:
         self.name = name
         self.clock = clock
-        self.conn: Any = conn
+        self.conn = conn
         self.link = link
         self.batch = batch
         self.datagrams = isinstance(link, DatagramLink)

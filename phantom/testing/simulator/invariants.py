@@ -70,9 +70,8 @@ class View:
         self.marks: dict[object, int] = {}  # the highest value seen of whatever must not fall
 
     def streams(self) -> Iterator[Any]:
-        """Every stream that the engine holds, stream 1 first."""
-        yield self.conn.session_stream
-        yield from getattr(self.conn, "streams", {}).values()
+        """Every stream that the engine holds, the control stream (0) and stream 1 included."""
+        yield from self.conn.channels()
 
     def fail(self, name: str, text: str) -> None:
         """Raises the violation."""
@@ -91,8 +90,11 @@ def conservation(view: View) -> None:
     that the peer does not have."""
     conn = view.conn
     if conn.phase in (Phase.ESTABLISHED, Phase.CLOSING):
-        outstanding = sum(stream.outstanding.bytes for stream in view.streams())
-        if conn.queued + outstanding != conn.unacknowledged:
+        own = [stream for stream in view.streams() if stream.id]
+        outstanding = sum(stream.outstanding.bytes for stream in own)
+        beside = sum(sum(map(len, stream.unreliable)) for stream in own if stream.unreliable)
+        beside += conn.control.unsent if conn.control is not None else 0
+        if conn.queued - beside + outstanding != conn.unacknowledged:
             view.fail(
                 "conservation",
                 f"{conn.queued} bytes queued, {outstanding} outstanding, {conn.unacknowledged} unacknowledged",
@@ -103,7 +105,7 @@ def conservation(view: View) -> None:
             "conservation",
             f"segments up to {stream.outstanding.base} are acknowledged, the peer has {peer.reassembly.next_index}",
         )
-    if conn.flushed > conn.acked:
+    if conn.session_stream.outstanding.ahead < 0 or (not conn.streams and conn.flushed > conn.acked):
         view.fail("conservation", f"{conn.flushed} bytes flushed of {conn.acked} acknowledged")
 
 

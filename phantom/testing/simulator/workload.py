@@ -12,6 +12,7 @@ from phantom.testing.simulator.content import content, matches
 from phantom.testing.simulator.endpoint import Endpoint
 from phantom.testing.simulator.errors import InvariantViolationError
 from phantom.testing.simulator.plan import Flow
+from phantom.transport.session.stream_states import StreamState
 
 __all__ = ["Application", "MessageFlow", "StreamFlow", "Traffic", "UnreliableFlow"]
 
@@ -208,12 +209,19 @@ class StreamFlow(Traffic):
         self.ledgers: dict[int, _StreamLedger] = {}
         self.abandoned = 0  # bytes that a reset or a stop made void
         self.resets_seen = 0
+        self.stops = 0
         self.ends_seen = 0
 
     @property
     def done(self) -> bool:
         """True once every stream was opened and the reader has seen how each ended."""
-        return not self._unopened and all(ledger.ended for ledger in self.ledgers.values())
+        return not self._unopened and all(map(self._over, self.ledgers.values()))
+
+    def _over(self, ledger: _StreamLedger) -> bool:
+        """The reader has seen the end, or never will: a stream of which nothing left before its reset ends unheard."""
+        unheard = ledger.reset and ledger.taken is None and not ledger.stream.outstanding.next_index
+        ledger.ended = ledger.ended or (unheard and ledger.stream.state is StreamState.CLOSED)
+        return ledger.ended
 
     def write(self) -> None:
         """Opens what may be opened and writes on what is open, a write each in turn."""
@@ -247,7 +255,7 @@ class StreamFlow(Traffic):
 
     def _open(self, now: float) -> None:
         flow, conn, rng = self.flow, self.writer.conn, self._rng
-        live = sum(not ledger.ended for ledger in self.ledgers.values())
+        live = sum(not self._over(ledger) for ledger in self.ledgers.values())
         while self._unopened and live < flow.parallel and conn.accepts_writes and conn.may_open:
             try:
                 stream = conn.open_stream(flow.priority, now)
@@ -334,12 +342,12 @@ class StreamFlow(Traffic):
             ledger.read += len(data)
             self._was_read(len(data))
             if ledger.stop_at is not None and not ledger.stopped and ledger.read > ledger.stop_at:
-                ledger.stopped = True
+                ledger.stopped = ledger.ended = True  # nothing more is read from it
                 conn.stop(ledger.taken, _STOP_CODE)
+                self.stops += 1
 
     def _saw_reset(self, stream_id: int, ledger: _StreamLedger, error: StreamResetError) -> None:
-        expected = _STOP_CODE if ledger.stopped else _RESET_CODE
-        if not (ledger.reset or ledger.stopped) or error.reset_code != expected:
+        if not ledger.reset or error.reset_code != _RESET_CODE:
             raise self._wrong(f"a reset with code {error.reset_code} of stream {stream_id}, which nobody reset")
         ledger.ended = True
         self.resets_seen += 1
@@ -426,13 +434,12 @@ class Application:
     def turn(self) -> None:
         """Whatever happened: reads what is there, writes what there is room for."""
         conn = self.end.conn
-        while getattr(conn, "accepted", None) and (stream := conn.accept_stream(self.end.clock.now)) is not None:
+        while conn.accepted and (stream := conn.accept_stream(self.end.clock.now)) is not None:
             if not any(isinstance(flow, StreamFlow | UnreliableFlow) and flow.accept(stream) for flow in self.readers):
                 raise InvariantViolationError(
                     "streams", f"{self.end.name} accepted stream {stream.id}, which nobody opened"
                 )
-        if hasattr(conn, "touched"):
-            conn.touched = None
+        conn.touched = None
         for flow in self.readers:
             flow.read_turn()
         if conn.accepts_writes:

@@ -442,7 +442,7 @@ class World:
             Sample(
                 now,
                 (read - self._sampled) / spent if spent else 0.0,
-                float(getattr(congestion, "cwnd", 0) or 0),
+                float(getattr(congestion, "window", 0)),
                 flight,
                 path.estimator.srtt,
                 sender.link.backlog,
@@ -489,7 +489,7 @@ class World:
 
 
 def _streams(conn: Connection) -> Iterable[Any]:
-    return (conn.session_stream, *getattr(conn, "streams", {}).values())
+    return conn.channels()
 
 
 def _bound(conn: Connection) -> str:

@@ -55,7 +55,7 @@ def spoil_outstanding_segments(view: View) -> None:
 
 def spoil_sent_over_the_limit(view: View) -> None:
     credit = view.conn.session_stream.send_limit
-    credit.sent = credit.limit + 1
+    credit.limit = credit.sent - 1
 
 
 def spoil_reorder_store(view: View) -> None:

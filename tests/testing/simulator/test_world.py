@@ -113,7 +113,7 @@ def test_what_wants_to_send_after_its_end_is_a_failure() -> None:
     client = world.sessions[0].ends[0]
 
     def restless() -> None:
-        client.conn._owed = True
+        client.conn.owed = True
         if not client.conn.phase.over:
             world.clock.after(0.01, restless)
         else:
