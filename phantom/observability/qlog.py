@@ -186,7 +186,7 @@ class SessionLog:
         self._release(numbers, ack_delay_us)
 
     def packet_lost(self, now: float, stream_id: int, index: int, trigger: str) -> None:
-        """A segment is taken for lost: ``reordering_threshold``, ``time_threshold`` or ``pto_expired``."""
+        """A segment is due again: ``reordering_threshold``, ``time_threshold``, ``pto_expired`` or ``refused``."""
         self._release()
         half = self._sent.get(stream_id)
         if half is None:
@@ -195,7 +195,8 @@ class SessionLog:
         number = half.packets.get(index)
         if number is not None:
             header = f'"header":{{"packet_type":"1RTT","packet_number":{number[0]}}},'
-            self._event(now, "recovery:packet_lost", f'{header}"trigger":"{trigger}"')
+            known = trigger if trigger != "refused" else "reordering_threshold"  # QUIC knows no refusals
+            self._event(now, "recovery:packet_lost", f'{header}"trigger":"{known}"')
 
     def packet_dropped(self, now: float, counter: str) -> None:
         """A packet was dropped; ``counter`` is the reason of wire-native §23."""

@@ -142,6 +142,12 @@ def test_a_range_over_all_that_ever_was_costs_no_more_than_what_is_outstanding(l
     assert log._tracked == 0
 
 
+def test_a_refusal_is_told_as_what_it_looks_like(log: SessionLog, tmp_path: Path) -> None:
+    log.packet_sent(T0, 0, 1, flag.DATA, 1, 0, 5, 74, 1)
+    log.packet_lost(T0, 1, 0, "refused")
+    assert of(written(tmp_path), "packet_lost")[0]["trigger"] == "reordering_threshold"
+
+
 def test_a_retransmission_after_the_timeout_says_so_and_needs_no_packet_number(log: SessionLog, tmp_path: Path) -> None:
     log.packet_lost(T0, 9, 4, "pto_expired")  # a stream of which nothing was logged
     log.packet_sent(T0, 0, 1, flag.DATA, 9, 0, 5, 74, 1)
