@@ -67,6 +67,10 @@ class ReceiveMemory:
         if self.used_up and holder in self._accounts:
             self._held.add(holder)
 
+    def tell(self, holder: Holder) -> None:
+        """Calls ``memory_freed`` of a session that waits for memory and may hold none itself."""
+        self._held.add(holder)
+
     def release(self, holder: Holder) -> None:
         """The session is gone."""
         charge, credit = self._accounts.pop(holder, (0, 0))

@@ -70,6 +70,11 @@ class MessageAssembler:
         return self.charge + runs + begun
 
     @property
+    def unfinished(self) -> bool:
+        """True while a message has begun and not ended."""
+        return bool(self._need or self._head)
+
+    @property
     def blocked(self) -> bool:
         """True while no new message may be begun."""
         return self.charge > limits.RECV_BACKLOG_CAP or self.held
