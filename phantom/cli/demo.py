@@ -11,11 +11,13 @@ from rich.text import Text
 
 import phantom
 from phantom.api.connecting import connect
+from phantom.api.endpoint import LEGS_BUILT, parse_address
 from phantom.api.listener import PhantomListener, listen
+from phantom.cli.failures import as_usage
 from phantom.cli.options import Json
 from phantom.cli.screen import Screen
 from phantom.cli.story import Story
-from phantom.errors import UnsupportedError
+from phantom.errors import UnsupportedError, ValidationError
 from phantom.server.handlers import echo
 
 __all__ = ["demo"]
@@ -30,6 +32,9 @@ def demo(
             "--sidecar", help="With a server and the sidecar as processes of their own, and a client that speaks gRPC."
         ),
     ] = False,
+    leg: Annotated[
+        str, typer.Option("--leg", metavar="LEG", help="How the two reach each other: tcp, or all there are in turn.")
+    ] = "tcp",
     as_json: Json = False,
 ) -> None:
     """Show a session at work.
@@ -37,6 +42,12 @@ def demo(
     By default with a listener and a client in one process.
     """
     screen = Screen(as_json=as_json)
+    legs = LEGS_BUILT if leg == "all" else (leg,)
+    with as_usage():
+        if sidecar and leg != "tcp":
+            raise ValidationError("--sidecar shows the tcp leg; leave --leg out")
+        for name in legs:
+            parse_address(f"{name}://127.0.0.1:0", listening=True).require_built()
     story = Story(screen)
     begun = time.monotonic()
     title = f"Phantom {phantom.__version__}"
@@ -51,28 +62,29 @@ def demo(
         demo_sidecar.run(story)
     else:
         story.title(title, "a listener and a client in one process")
-        asyncio.run(_loopback(story))
+        for name in legs:
+            asyncio.run(_loopback(story, name, suffix=f" over {name}" if len(legs) > 1 else ""))
     story.end(time.monotonic() - begun)
 
 
-async def _loopback(story: Story) -> None:
-    async with listen("127.0.0.1:0") as listener:
+async def _loopback(story: Story, leg: str, suffix: str) -> None:
+    async with listen(f"{leg}://127.0.0.1:0") as listener:
         (url,) = listener.urls
-        story.step("listener", "A listener with a fresh key")
+        story.step(f"listener{suffix}", f"A listener with a fresh key{suffix}")
         story.fact("url", url, url=url)
         serving = asyncio.create_task(_serve_one(listener))
         try:
             async with connect(url) as session:
                 key = session.peer_identity()
                 assert key is not None
-                story.step("handshake", "A client that pins it")
+                story.step(f"handshake{suffix}", "A client that pins it")
                 story.fact("keys", " + ".join(session.handshake.algorithms[:2]))
                 story.fact("identity", " + ".join(session.handshake.algorithms[2:]))
                 story.fact(
                     "time", f"{session.handshake.seconds * 1e3:.1f} ms", ms=round(session.handshake.seconds * 1e3, 3)
                 )
                 story.fact("server", Text(key.fingerprint(), "green"), server=key.fingerprint())
-                story.step("echo", "A message there and back")
+                story.step(f"echo{suffix}", "A message there and back")
                 begun = time.perf_counter()
                 await session.send(_HELLO, 10.0)
                 reply = await session.recv(10.0)

@@ -24,6 +24,33 @@ def test_json(invoke: Invoke) -> None:
     assert found["handshake"]["server"] in found["listener"]["url"]
 
 
+@pytest.mark.parametrize("leg", ["tcp", "all"])
+def test_the_leg_is_chosen(invoke: Invoke, leg: str) -> None:
+    found = json.loads(invoke("demo", "--leg", leg, "--json").out)
+    assert bytes.fromhex(found["echo"]["echoed_hex"]) == b"Hello, post-quantum world!"
+
+
+def test_all_legs_are_shown_in_turn(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phantom.cli.demo.LEGS_BUILT", ("tcp", "tcp"))
+    outcome = invoke("demo", "--leg", "all")
+    assert outcome.code == 0
+    assert outcome.out.count("A listener with a fresh key over tcp") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--leg", "kcp"], "the kcp leg is not in this version"),
+        (["--leg", "pigeon"], "unknown scheme 'pigeon'"),
+        (["--leg", "all", "--sidecar"], "leave --leg out"),
+    ],
+)
+def test_a_leg_that_is_not_there_is_usage(invoke: Invoke, arguments: list[str], complaint: str) -> None:
+    outcome = invoke("demo", *arguments)
+    assert outcome.code == 2
+    assert complaint in outcome.err
+
+
 def test_on_a_terminal(invoke: Invoke) -> None:
     outcome = invoke("demo", FORCE_COLOR="1", TERM="xterm-256color", COLUMNS="80")
     assert outcome.code == 0
