@@ -164,6 +164,8 @@ PTO_COUNT: Final = 5
 MAX_SHAPED_WIRE_UDP: Final = 1184
 MAX_SHAPED_WIRE_PIPE: Final = 65536
 
+PATH_CHALLENGE_LEN: Final = 32
+
 # --- session life ---------------------------------------------------------------------------------------------------
 KEEPALIVE_INTERVAL: Final = 15.0  # s
 KEEPALIVE_MAX_DATAGRAM: Final = 20.0  # s on UDP and KCP, whatever is configured

@@ -91,9 +91,7 @@ class Provider(Protocol):
 
 
 PROVIDER_NAMES: Final = ("auto", "openssl", "pqcrypto")
-NULL_AEAD: Final = (
-    "null-aead"  # phantom.testing has it; refused by every runtime but the simulated one
-)
+NULL_AEAD: Final = "null-aead"  # phantom.testing has it; refused by every runtime but the simulated one
 _loaded: dict[str, Provider] = {}
 
 

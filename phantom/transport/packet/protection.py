@@ -134,11 +134,18 @@ class PacketProtection(Protocol):
     def open(self, buf: bytearray, view: memoryview, start: int, end: int, path_of_leg: int, now: float) -> int:
         """Open the packet ``buf[start:end]`` in place; its flag word, or -1 if it was dropped and counted."""
 
+    def must_rekey(self, stream_id: int, path_id: int) -> bool:
+        """Would the next packet of this stream on this path force a rekey?"""
+
     def rekey(self, now: float) -> None:
         """Go to the next epoch."""
 
     def set_srtt(self, srtt: float) -> None:
         """The SRTT that the grace period follows."""
+
+    @property
+    def grace_end(self) -> float | None:
+        """When :meth:`expire` has something to forget."""
 
     def expire(self, now: float) -> None:
         """Forget what has outlived its grace period."""
@@ -498,18 +505,24 @@ class ProtectionV2(_Protection):
         if self._seals >= limits.max_invocations:
             raise NonceExhaustedError
         pair = stream_id << 8 | path_id
-        sequence = self._sequences.get(stream_id)
-        if sequence is None:
-            forced = len(self._sequences) >= limits.max_replay_streams
-        else:
-            forced = sequence >= limits.sequence_watermark
-        forced = forced or (pair not in self._pairs and len(self._pairs) >= limits.max_replay_windows)
+        forced = self.must_rekey(stream_id, path_id)
         soft = self._seals >= limits.soft_seals or self._bytes >= limits.soft_bytes
         # A voluntary rekey waits for confirmation; at the last epoch there is nothing left to wait for.
         if forced or (soft and (not self._rekey_bit or self.epoch >= limits.max_epoch)):
             self._advance()
         self._sequences.setdefault(stream_id, 0)
         self._pairs.add(pair)
+
+    def must_rekey(self, stream_id: int, path_id: int) -> bool:
+        """The next packet of this stream on this path would force a rekey (§11.6a)."""
+        limits = self._limits
+        sequence = self._sequences.get(stream_id)
+        if sequence is None:
+            if len(self._sequences) >= limits.max_replay_streams:
+                return True
+        elif sequence >= limits.sequence_watermark:
+            return True
+        return stream_id << 8 | path_id not in self._pairs and len(self._pairs) >= limits.max_replay_windows
 
     # --- opening ----------------------------------------------------------------------------------------------------
 
@@ -652,6 +665,11 @@ class ProtectionV2(_Protection):
     def set_srtt(self, srtt: float) -> None:
         """The largest SRTT among Validated paths, in seconds; the next grace period is 3 times that (§16.5)."""
         self._srtt = srtt
+
+    @property
+    def grace_end(self) -> float | None:
+        """When the previous receive state is forgotten (§16.5)."""
+        return self._grace_end
 
     def expire(self, now: float) -> None:
         """Forget the previous receive state once its grace is over. Call it on any coarse tick."""
@@ -878,11 +896,20 @@ class ProtectionV1(_Protection):
         self._set_packet(packet, path_of_leg, start)
         return packet.flags
 
+    def must_rekey(self, stream_id: int, path_id: int) -> bool:
+        """Never: V1 has one epoch."""
+        return False
+
     def rekey(self, now: float) -> None:
         """Does nothing; ask ``supports_rekey`` first."""
 
     def set_srtt(self, srtt: float) -> None:
         """Does nothing: there is no grace period."""
+
+    @property
+    def grace_end(self) -> float | None:
+        """Always None: there is no previous state."""
+        return None
 
     def expire(self, now: float) -> None:
         """Does nothing: there is no previous state."""

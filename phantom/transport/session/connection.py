@@ -13,16 +13,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from phantom import limits
+from phantom.crypto import kdf
 from phantom.errors import (
     PhantomError,
     ProtocolViolationError,
     StreamClosedError,
     StreamResetError,
+    UnsupportedError,
     ValidationError,
 )
 from phantom.transport.packet.counters import DropCounters
 from phantom.transport.packet.protection import PacketProtection
-from phantom.transport.session import receiving, sending, timers
+from phantom.transport.session import admission, receiving, sending, timers
+from phantom.transport.session.client_auth import ClientAuthentication
 from phantom.transport.session.core import SessionCore, SessionSettings, Statistics, earlier
 from phantom.transport.session.events import Event
 from phantom.transport.session.memory import ReceiveMemory
@@ -67,6 +70,8 @@ class Connection(SessionCore):
         memory: ReceiveMemory,
         counters: DropCounters,
         now: float,
+        root: bytearray | None = None,
+        auth: ClientAuthentication | None = None,
     ) -> None:
         super().__init__(
             protection,
@@ -76,13 +81,14 @@ class Connection(SessionCore):
             memory=memory,
             counters=counters,
             now=now,
+            root=root,
+            auth=auth,
         )
-        window = self.session_stream.window
-        window.open_first(self.free_for(self.session_stream), now)
-        if window.due(0, creeping=memory.used_up):
-            self.owe_window(self.session_stream)
-        elif initiator:
-            self.owe_ping()
+        admission.begin(self, now)
+        if self.admitted:
+            self.open_session_window(now)
+            if initiator and not self.owed:  # the server waits for the proof that this side holds the keys (§6.4)
+                self.owe_ping()
 
     @property
     def supports_rekey(self) -> bool:
@@ -182,7 +188,7 @@ class Connection(SessionCore):
 
     @property
     def may_open(self) -> bool:
-        """False while the limit of open streams is reached, and once the ids have run out (§14.1)."""
+        """False while the limit of open streams is reached; once the ids have run out :meth:`open_stream` says so."""
         return self.table is None or self.table.may_open
 
     def open_stream(self, priority: int, now: float) -> Stream:
@@ -218,7 +224,7 @@ class Connection(SessionCore):
         Raises StreamClosedError after :meth:`finish` or :meth:`reset`, StreamResetError after the peer's stop, or what
         :meth:`check_sendable` raises. The caller waits while :attr:`has_room` is false.
         """
-        self._check_writable(stream)
+        self.check_writable(stream)
         if not data:
             return
         stream.add_bytes(data)
@@ -232,7 +238,7 @@ class Connection(SessionCore):
 
         Raises ValidationError above ``stream.max_unreliable_size``, and as :meth:`write`.
         """
-        self._check_writable(stream)
+        self.check_writable(stream)
         if len(data) > stream.max_unreliable_size:
             raise ValidationError(
                 f"an unreliable chunk has at most {stream.max_unreliable_size} bytes on this connection; "
@@ -320,7 +326,8 @@ class Connection(SessionCore):
         else:
             stream.rank = priority
 
-    def _check_writable(self, stream: Stream) -> None:
+    def check_writable(self, stream: Stream) -> None:
+        """Raises what :meth:`write` would raise now."""
         if self.phase is not Phase.ESTABLISHED:
             self.check_sendable()
         if stream.own_ended:
@@ -357,10 +364,27 @@ class Connection(SessionCore):
         if protection.unconfirmed and protection.epoch < limits.MAX_EPOCH:
             return None
         protection.rekey(now)
-        self.note_epoch(False, "this side rekeyed")
-        if not self.wants_to_send:
+        self.note_epoch(False, "this side rekeyed", now)
+        if not self.wants_to_send:  # the peer follows only when it hears of it
             self.owe_ping()
         return self.epoch
+
+    def export(self, name: bytes, length: int) -> bytes:
+        """Keying material for the application (§3.5), the same at both ends and constant over rekeys.
+
+        ``name`` has at most 255 bytes, ``length`` is 1 to 8160, else ValidationError; after the end, its error.
+        """
+        if self.root is None:
+            if self.phase.over:
+                raise self.end_error()
+            raise UnsupportedError("this session was made without keying material to export")
+        return kdf.export(self.root, name, length)
+
+    def client_verdict(self, accepted: bool, now: float) -> None:
+        """Answers a ClientAuthRequested (§15.7)."""
+        if self.auth is not None:
+            self.auth.verdict(accepted, now)
+            admission.settle(self, now)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

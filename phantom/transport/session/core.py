@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from phantom import limits
+from phantom.crypto.wipe import wipe
 from phantom.errors import BusyError, ConnectionClosedError, PhantomError, SessionClosingError
 from phantom.transport.packet.counters import DropCounters
 from phantom.transport.packet.protection import PacketProtection
+from phantom.transport.session.client_auth import ClientAuthentication
 from phantom.transport.session.control import ControlAssembler, encode_stream_reset, encode_stream_stop
 from phantom.transport.session.events import Event, Rekeyed, SessionObserver, StateChanged
 from phantom.transport.session.flow_control import ReceiveWindow
@@ -85,10 +87,14 @@ class SessionCore:
         "accepted",
         "acked",
         "acked_at",
+        "admitted",
         "assembler",
+        "auth",
+        "authenticated",
         "backlog",
         "budget",
         "bundle",
+        "challenge",
         "close_code",
         "close_copies",
         "close_deadline",
@@ -106,6 +112,7 @@ class SessionCore:
         "error",
         "events",
         "excess",
+        "first_awaited",
         "flying",
         "gated",
         "initiator",
@@ -127,8 +134,10 @@ class SessionCore:
         "queued_messages",
         "reader_waits",
         "ready",
-        "rekey_asked",
+        "rekeyed_at",
+        "release_at",
         "resets",
+        "root",
         "rest_tried",
         "rtt_asked",
         "session_full",
@@ -141,8 +150,10 @@ class SessionCore:
         "table",
         "tombstones_owed",
         "touched",
+        "unconfirmed",
         "wake",
         "window_ceiling",
+        "withheld",
         "written",
     )
 
@@ -156,6 +167,8 @@ class SessionCore:
         memory: ReceiveMemory,
         counters: DropCounters,
         now: float,
+        root: bytearray | None = None,
+        auth: ClientAuthentication | None = None,
     ) -> None:
         self.protection = protection
         self.initiator = initiator
@@ -202,6 +215,7 @@ class SessionCore:
         self.outstanding = 0  # reliable bytes sent and not acknowledged, of all streams
         self.ready = Scheduler()
         self.gated = False  # streams are ready, but nothing may leave now
+        self.release_at: float | None = None  # when that ends by itself
         self.flying: dict[Channel, None] | None = None  # channels with outstanding segments, besides stream 1
         self.stalled: dict[Channel, None] | None = None  # channels blocked by flow control or a bound
         self.session_full = False  # one of them by MAX_SEND_WINDOW of the session
@@ -222,8 +236,16 @@ class SessionCore:
         self.credit = 0  # given and not filled, of the application's streams
         self.excess = 0  # of their windows (§14.6)
 
+        self.root = root  # session_key[0], for the exporter (§3.5)
+        self.auth = auth
+        self.admitted = True  # the application may have the session (§15.7)
+        self.authenticated = False  # the client's identity is told
+        self.withheld = False  # data on streams other than 0 is not taken
+        self.first_awaited = False  # the peer's first packet will tell whether it has an identity to show
         self.epoch = protection.epoch
-        self.rekey_asked = False
+        self.unconfirmed = False  # a local rekey that the peer has not followed yet
+        self.rekeyed_at = now  # when the last one was
+        self.challenge: bytes | None = None  # of the peer, to be answered
         self.confirmed = initiator  # the peer proved that it holds the keys (§6.4)
         self.confirm_deadline = None if initiator else now + settings.confirm_timeout
         self.drain_deadline: float | None = None
@@ -333,6 +355,7 @@ class SessionCore:
         """Queues one message of the control stream."""
         control = self.open_control()
         control.add_bytes(message)
+        self.queued += len(message)
         if not control.ready:
             self.make_ready(control)
 
@@ -365,6 +388,13 @@ class SessionCore:
         """Nothing that the peer must answer is on its way any more?"""
         if not self.flying and not self.session_stream.outstanding.segments and not self.path.unanswered_pings:
             self.path.outstanding_since = None
+
+    def open_session_window(self, now: float) -> None:
+        """The session is established, and admitted: stream 1's window grows (§14.6)."""
+        window = self.session_stream.window
+        window.open_first(self.free_for(self.session_stream), now)
+        if window.due(self.assembler.consumed, creeping=self.memory.used_up):
+            self.owe_window(self.session_stream)
 
     # --- small steps: receiving -------------------------------------------------------------------------------------
 
@@ -517,13 +547,15 @@ class SessionCore:
 
     # --- small steps: the session's life ----------------------------------------------------------------------------
 
-    def note_epoch(self, by_peer: bool, reason: str) -> None:
+    def note_epoch(self, by_peer: bool, reason: str, now: float) -> None:
         """The protection went to another epoch, in whatever way."""
         self.epoch = self.protection.epoch
+        self.unconfirmed = self.protection.unconfirmed
+        self.rekeyed_at = now
         self.add_event(Rekeyed(self.epoch, by_peer, reason))
         self.progress = True
         if self.observer is not None:
-            self.observer.key_updated(self.path.last_seen, self.epoch, by_peer)
+            self.observer.key_updated(now, self.epoch, by_peer)
 
     def add_event(self, event: Event) -> None:
         """Queues one event; the oldest goes when nobody reads them."""
@@ -570,6 +602,11 @@ class SessionCore:
         self.session_stream.pending_acks = 0
         self.owing = self.delayed = self.flying = self.stalled = self.resets = None
         self.protection.close()
+        if self.auth is not None:
+            self.auth.close()
+        if self.root is not None:
+            wipe(self.root)
+            self.root = None
         self.session_stream.drop()
         self.control = None
         if self.table is not None:

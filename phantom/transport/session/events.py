@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from phantom.crypto.hybrid_sign import HybridVerifyingKey
+from phantom.transport.session.client_auth import ClientAuthRequested
 from phantom.transport.session.path_states import PathState
 from phantom.transport.session.states import ConnectionState
 
@@ -50,7 +51,7 @@ class ClientAuthenticated:
     reason: str = "the client proved its identity"
 
 
-Event = StateChanged | Rekeyed | PathChanged | ClientAuthenticated
+Event = StateChanged | Rekeyed | PathChanged | ClientAuthenticated | ClientAuthRequested
 
 
 class SessionObserver(Protocol):

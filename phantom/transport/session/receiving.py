@@ -13,6 +13,7 @@ from phantom import limits
 from phantom.errors import FrameTooLargeError, PhantomError, ProtocolViolationError, StreamResetError
 from phantom.transport.packet import flags as flag
 from phantom.transport.packet import frames
+from phantom.transport.session import admission
 from phantom.transport.session.control import StreamReset, StreamStop
 from phantom.transport.session.core import CONTROL_STREAM, SENDING, SESSION_STREAM, SessionCore
 from phantom.transport.session.reassembly import Verdict
@@ -38,7 +39,7 @@ def receive(core: SessionCore, buf: bytearray, view: memoryview, start: int, end
     first, assembler, streams = core.session_stream, core.assembler, core.streams
     reassembly, feed = first.reassembly, assembler.feed
     assembler.held = core.memory.used_up  # others may have used it up since the last batch
-    limit = first.window.limit
+    limit = -1 if core.withheld else first.window.limit  # nothing reaches the application before admission
     packets = 0
     fresh: list[Stream] = []
     failure: FrameTooLargeError | None = None
@@ -99,6 +100,8 @@ def receive(core: SessionCore, buf: bytearray, view: memoryview, start: int, end
             _dispatch(core, word, buf, view, fresh, now)
             over = core.phase.over
             streams = core.streams
+            if limit < 0 and not core.withheld:
+                limit = first.window.limit
     except FrameTooLargeError as error:
         failure = error
     except PhantomError as error:
@@ -133,7 +136,11 @@ def _heard(core: SessionCore, packets: int, now: float) -> None:
         core.confirm_deadline = None
         core.progress = True
     if core.protection.epoch != core.epoch:
-        core.note_epoch(True, "the peer rekeyed")
+        core.note_epoch(True, "the peer rekeyed", now)
+    if core.unconfirmed and not core.protection.unconfirmed:
+        core.unconfirmed = False
+        core.gated = False
+        core.progress = True
 
 
 # --- dispatch -------------------------------------------------------------------------------------------------------
@@ -155,6 +162,8 @@ def _dispatch(core: SessionCore, word: int, buf: bytearray, view: memoryview, fr
     if protection.path_id != core.path.id and not (word & flag.PATH_VALIDATION):
         counters.path_gated += 1
         return
+    if core.first_awaited:
+        admission.first_packet(core, word, stream_id, now)
     if word & _SESSION_FRAME:
         _session_frame(core, word, buf, start, end, now)
     elif word & flag.ACK:
@@ -193,8 +202,18 @@ def _session_frame(core: SessionCore, word: int, buf: bytearray, start: int, end
         if code != frames.IGNORED:
             _on_close(core, code, now)
     elif word & flag.PATH_VALIDATION and not word & flag.COVER:
-        # One path, the handshake leg: never challenged (§18.1), and nothing is registered beside it.
+        _on_path_validation(core, word, buf, start, end)
+
+
+def _on_path_validation(core: SessionCore, word: int, buf: bytearray, start: int, end: int) -> None:
+    """Path 0, the handshake leg, is never challenged by this side, but answers any challenge (§18.4)."""
+    if core.protection.path_id != core.path.id:
         core.counters.path_gated += 1
+    elif end - start != limits.PATH_CHALLENGE_LEN:
+        core.counters.malformed += 1
+    elif not word & flag.ACK:  # a response to nothing changes nothing
+        core.challenge = bytes(buf[start:end])
+        core.owed = True
 
 
 def _hurry_acks(core: SessionCore) -> None:
@@ -211,6 +230,7 @@ def _on_close(core: SessionCore, code: int, now: float) -> None:
     if core.phase not in SENDING:
         return
     core.peer_code = code
+    admission.on_close(core, code, now)
     core.drain_deadline = now + core.path.drain_time()
     core.ready.clear()  # nothing but acknowledgements is sent from now on
     core.move(Trigger.CLOSE_RECEIVED, f"the peer closed the session with code {code}")
@@ -323,6 +343,8 @@ def _find(core: SessionCore, stream_id: int, now: float, *, reliable: bool) -> t
     """The stream of a data packet, made if the peer may open it; True if it was (§14.1)."""
     if stream_id == CONTROL_STREAM:
         return core.open_control(), False
+    if core.withheld and not admission.on_withheld(core, now):
+        return None, False
     found = core.channel(stream_id)
     if found is not None:
         return found, False
@@ -375,7 +397,7 @@ def _on_control(core: SessionCore, piece: bytes, now: float) -> None:
         elif isinstance(message, StreamStop):
             _on_stop(core, message)
         else:
-            raise ProtocolViolationError("the peer sent a message of client authentication, which nobody asked for")
+            admission.on_message(core, message, now)
     if control.window.due(assembler.consumed, creeping=False):
         core.owe_window(control)
 

@@ -15,7 +15,7 @@ from phantom.transport.packet import flags as flag
 from phantom.transport.packet import frames
 from phantom.transport.session.core import SENDING, SESSION_STREAM, SessionCore
 from phantom.transport.session.reliability import Segment
-from phantom.transport.session.streams import Channel, Stream
+from phantom.transport.session.streams import CONTROL_RANK, Channel, Stream
 
 __all__ = ["fill"]
 
@@ -39,7 +39,7 @@ def fill(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap: int,
     if at != start:
         core.stats.bytes_sent += at - start
         if core.protection.epoch != core.epoch:
-            core.note_epoch(False, "a limit of the old keys was reached")
+            core.note_epoch(False, "a limit of the old keys was reached", now)
     return at
 
 
@@ -53,12 +53,16 @@ def _fill_streams(core: SessionCore, buf: bytearray, view: memoryview, at: int, 
     lead = limits.LENGTH_PREFIX + protection.header_len + 4
     most_segments, most_bytes = core.settings.send_segments, limits.MAX_PENDING_BYTES
     session_room = limits.MAX_SEND_WINDOW - core.outstanding
+    lowest = 0 if core.admitted else CONTROL_RANK  # no data before AUTH_RESULT (§15.7)
     sent = 0
     try:
         while scheduler.top or scheduler.descend():
             ready = scheduler.top
             assert ready is not None
             stream = ready[0]
+            if stream.rank < lowest:
+                core.gated = True
+                break
             if stream.unreliable:
                 after = _fill_bundle(core, stream, buf, view, at, cap)
                 if after == at:
@@ -100,6 +104,8 @@ def _fill_streams(core: SessionCore, buf: bytearray, view: memoryview, at: int, 
             if index > _MAX_INDEX:
                 _exhausted(core, stream)
                 continue
+            if core.unconfirmed and _holds_back(core, stream, now):
+                break
             plain = at + lead
             parts = segment.parts
             if len(parts) <= _GATHER_MAX:
@@ -152,6 +158,16 @@ def _block(core: SessionCore, stream: Channel) -> None:
     if core.stalled is None:
         core.stalled = {}
     core.stalled[stream] = None
+
+
+def _holds_back(core: SessionCore, stream: Channel, now: float) -> bool:
+    """Two steps ahead of the peer everything it has in flight is unreadable: waits up to one RTO for it (§11.6)."""
+    until = core.rekeyed_at + core.path.estimator.rto
+    if now >= until or not core.protection.must_rekey(stream.id, core.path.id):
+        return False
+    core.gated = True
+    core.release_at = until
+    return True
 
 
 def _takes_off(core: SessionCore, stream: Channel, index: int) -> None:
@@ -272,6 +288,9 @@ def _seal_owed(core: SessionCore, buf: bytearray, view: memoryview, done: _Progr
     core.tombstones_owed = None
     if cap - done.at < 4 * _FRAME_ROOM:
         return core.pongs_owed > 0 or core.pings_owed > 0
+    if core.challenge is not None and sending:
+        done.at = control(core, buf, view, done.at, 0, flag.RESPONSE, core.challenge)
+        core.challenge = None
     while core.pongs_owed and sending:
         done.at = control(core, buf, view, done.at, 0, flag.PONG, b"")
         core.pongs_owed -= 1

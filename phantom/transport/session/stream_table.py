@@ -50,8 +50,8 @@ class StreamTable:
 
     @property
     def may_open(self) -> bool:
-        """False while the opener's limit is reached, and once the ids have run out."""
-        return self.own < self._most and self._next_own <= _MAX_ID
+        """False while the opener's limit is reached; ids that have run out are no reason to wait."""
+        return self.own < self._most or self._next_own > _MAX_ID
 
     def next_id(self) -> int:
         """The id of a stream that is opened now; StreamLimitError if there is none."""

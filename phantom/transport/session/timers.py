@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from phantom import limits
 from phantom.errors import HandshakeTimeoutError, NetworkError, PhantomError, SessionDeadError
+from phantom.transport.session import admission
 from phantom.transport.session.core import SENDING, SessionCore, earlier
 from phantom.transport.session.states import Phase, Trigger
 from phantom.transport.session.streams import Channel
@@ -31,7 +32,11 @@ def next_timer(core: SessionCore) -> float | None:
     due = earlier(due, _keepalive_at(core))
     if core.memory.used_up:
         due = earlier(due, core.memory.deadline())
-    return due
+    if core.auth is not None:
+        due = earlier(due, core.auth.deadline())
+    if core.gated:
+        due = earlier(due, core.release_at)
+    return earlier(due, core.protection.grace_end)
 
 
 def handle_timer(core: SessionCore, now: float) -> None:
@@ -49,6 +54,8 @@ def handle_timer(core: SessionCore, now: float) -> None:
         core.move(Trigger.PATH_LOST, "the client never proved that it holds the keys")
         core.release()
         return
+    if core.auth is not None and admission.expire(core, now):
+        return
     _delayed_acks(core, now)
     silent = core.path.silent_at()
     if silent is not None and now >= silent:
@@ -60,6 +67,8 @@ def handle_timer(core: SessionCore, now: float) -> None:
         if over or now >= core.acked_at + limits.CLOSE_FLUSH_TIMEOUT:
             core.flush_ended()
             return
+    if core.gated and core.release_at is not None and now >= core.release_at:
+        core.gated = False
     core.protection.expire(now)
     _rest(core, now)
     _retransmit(core, now)
@@ -112,9 +121,11 @@ def _delayed_acks(core: SessionCore, now: float) -> None:
     first = core.session_stream
     if first.pending_acks and now >= first.ack_pending_since + limits.MAX_ACK_DELAY:
         core.owe_ack(first)
-    for channel in core.delayed or ():
+    for channel in tuple(core.delayed or ()):
         if now >= channel.ack_pending_since + limits.MAX_ACK_DELAY:
             core.owe_ack(channel)
+            if core.delayed is not None:
+                core.delayed.pop(channel, None)  # what is owed has no deadline: the leg may be blocked
 
 
 def _flying(core: SessionCore) -> list[Channel]:

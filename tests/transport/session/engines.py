@@ -16,9 +16,10 @@ from phantom.crypto.providers import get_provider
 from phantom.transport.packet import flags, frames
 from phantom.transport.packet.counters import DropCounters
 from phantom.transport.packet.protection import ALL_SUITES, ProtectionLimits, ProtectionV2
+from phantom.transport.session.client_auth import ClientAuthentication
 from phantom.transport.session.connection import Connection, SessionSettings
 from phantom.transport.session.memory import ReceiveMemory
-from phantom.transport.session.paths import Path
+from phantom.transport.session.paths import BYTE_PIPE, LegProfile, Path
 
 AES, CHACHA = CipherSuite.AES_256_GCM, CipherSuite.CHACHA20_POLY1305
 SECRET = b"\x11" * 32
@@ -93,6 +94,9 @@ class Engine:
         receive: tuple[CipherSuite, ...] = ALL_SUITES,
         secret: bytes = SECRET,
         guards: dict[str, Any] | None = None,
+        profile: LegProfile = BYTE_PIPE,
+        root: bytes | None = None,
+        auth: ClientAuthentication | None = None,
         **settings: Any,
     ) -> None:
         self.counters = DropCounters()
@@ -104,11 +108,19 @@ class Engine:
         self.conn = Connection(
             self.protection,
             initiator=initiator,
-            path=Path(0, "memory", now=now, silence_floor=self.settings.silence_floor),
+            path=Path(
+                0,
+                "memory",
+                now=now,
+                profile=profile,
+                silence_floor=None if profile.datagram else self.settings.silence_floor,
+            ),
             settings=self.settings,
             memory=self.memory,
             counters=self.counters,
             now=now,
+            root=None if root is None else bytearray(root),
+            auth=auth,
         )
         self.rest = b""
         self.got: list[bytes] = []

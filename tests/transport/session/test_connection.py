@@ -93,6 +93,8 @@ def test_what_is_dropped_and_counted() -> None:
             peer.seal(flags.DATA | flags.PADDED, b"\xff\xff"),
             peer.seal(flags.WINDOW_WORD, bytes(7)),
             peer.seal(flags.WINDOW_WORD, bytes(9)),
+            peer.seal(flags.CHALLENGE, bytes(31), stream_id=0),
+            peer.seal(flags.CHALLENGE, bytes(33), stream_id=0),
         ],
         "protocol_violation": [
             peer.seal(flags.UNRELIABLE_WORD, b"unreliable on stream 1"),
@@ -111,9 +113,7 @@ def test_what_is_dropped_and_counted() -> None:
             peer.seal(flags.DATA, data, path_id=1),
             peer.seal(flags.ACK_WORD, bytes(14), path_id=9),
             peer.seal(flags.PING, stream_id=0, path_id=255),
-            peer.seal(flags.CHALLENGE, bytes(32), stream_id=0),
             peer.seal(flags.CHALLENGE, bytes(32), stream_id=0, path_id=1),
-            peer.seal(flags.RESPONSE, bytes(32), stream_id=0),
             peer.seal(flags.ATTACH_UDP, bytes(34), stream_id=0, path_id=1),
         ],
         "wrong_version": [framed(b"\1" + bytes(49))],
@@ -414,6 +414,17 @@ def test_a_resend_joins_what_is_queued_already() -> None:
     assert indices(peer.open(bytes(buf[:end]))) == [0, 1]
     peer.give(peer.sack((1, 1)))
     assert indices(peer.see()) == [0, 2, 3]
+
+
+def test_path_0_answers_a_challenge_and_takes_no_answer() -> None:
+    engine, peer = server_with_peer()
+    challenge = pattern(32, 9)
+    peer.give(peer.seal(flags.CHALLENGE, challenge, stream_id=0))
+    (answer,) = peer.see()
+    assert (answer.word, answer.stream_id, answer.plaintext) == (flags.RESPONSE, 0, challenge)
+    peer.give(peer.seal(flags.RESPONSE, challenge, stream_id=0))
+    assert peer.see() == []
+    assert engine.counted() == {}
 
 
 # --- what it counts and keeps ----------------------------------------------------------------------------------------
