@@ -42,7 +42,7 @@ def demo(
     By default with a listener and a client in one process.
     """
     screen = Screen(as_json=as_json)
-    legs = LEGS_BUILT if leg == "all" else (leg,)
+    legs: tuple[str, ...] = LEGS_BUILT if leg == "all" else (leg,)
     with as_usage():
         if sidecar and leg != "tcp":
             raise ValidationError("--sidecar shows the tcp leg; leave --leg out")
