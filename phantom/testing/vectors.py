@@ -31,18 +31,26 @@ from phantom.crypto.pins import PinSet
 from phantom.crypto.pow import leading_zero_bits, solve
 from phantom.crypto.providers import PROVIDER_NAMES, Provider, get_provider
 from phantom.crypto.rng import SYSTEM_RNG
-from phantom.errors import ConfigError, HandshakeError, PhantomError, SerializationError, UnsupportedError
+from phantom.errors import (
+    ConfigError,
+    HandshakeError,
+    PhantomError,
+    ProtocolViolationError,
+    SerializationError,
+    StreamResetError,
+    UnsupportedError,
+)
 from phantom.limits import (
     COOKIE_BUCKET,
     INITIAL_SRTT,
     INITIAL_STREAM_WINDOW,
     LENGTH_PREFIX,
+    MAX_ACK_DELAY,
     MAX_CLIENT_POW_DIFFICULTY,
     MAX_EPOCH,
     MAX_SHAPED_WIRE_PIPE,
     POW_MIN_TIER,
     SECRET_ROTATION,
-    SILENCE_FLOOR_PIPE_ONLY_PATH,
     VERSION_1,
     VERSION_2,
     VERSION_3,
@@ -58,11 +66,13 @@ from phantom.transport.handshake.transcript import transcript_hash
 from phantom.transport.packet import flags, frames, header
 from phantom.transport.packet.counters import DropCounters
 from phantom.transport.packet.protection import ProtectionLimits, ProtectionV1, ProtectionV2, nonce_v1, nonce_v2
+from phantom.transport.session import control
 from phantom.transport.session.connection import Connection, SessionSettings
 from phantom.transport.session.memory import ReceiveMemory
 from phantom.transport.session.messages import MessageAssembler
 from phantom.transport.session.paths import Path as SessionPath
 from phantom.transport.session.reassembly import Reassembly, Verdict
+from phantom.transport.session.streams import Stream
 
 __all__ = ["SCHEMA", "Report", "main", "run_directory", "run_document"]
 
@@ -170,6 +180,10 @@ def _error_of(call: Callable[[], object]) -> tuple[str, ...]:
         name = type(error).__name__
         return (name, name.removesuffix("Error"), *(["fatal"] if type(error) is HandshakeError else []))
     return ("accepted",)
+
+
+def _name_of(error: PhantomError) -> str:
+    return type(error).__name__.removesuffix("Error")
 
 
 def _cuts(size: int) -> Iterable[int]:
@@ -914,50 +928,218 @@ def _refuse_segments(entry: Entry, bench: _Bench) -> None:
     for index, data, fin in entry.get("segments", []):
         given.append((index.to_bytes(_SEGMENT, "big") + _unhex(data), fin))
     stream_id = entry.get("stream_id", 1 if "stream_bytes" in entry or "plaintext" in entry else 3)
-    if stream_id % 2 and stream_id > 1:
-        _refuse_stream_segments(entry, given)
-        return
-    session = {"session_id": "00" * 32, "traffic_secret_0": "00" * 32}
-    sender = bench.protection(VERSION_2, True, session)
-    receiver = bench.protection(VERSION_2, False, session)
-    connection = Connection(
-        receiver,
-        initiator=False,
-        path=SessionPath(0, "memory", now=0.0, silence_floor=SILENCE_FLOOR_PIPE_ONLY_PATH),
-        settings=SessionSettings(),
-        memory=ReceiveMemory(),
-        counters=receiver._counters,
-        now=0.0,
-    )
-    connection.reader_waits = True
+    session = _Session(bench, False, _ANY_SESSION)
     for plaintext, fin in given:
-        if connection.error is not None or any(receiver._counters.snapshot().values()):
+        if session.conn.error is not None or session.counted():
             raise _Mismatch("refused before the last one")
-        size = LENGTH_PREFIX + sender.overhead + len(plaintext)
+        session.give(stream_id, flags.DATA_FIN if fin else flags.DATA, plaintext)
+    error = session.conn.error
+    _refused(entry, (" + ".join(session.counted()),) if error is None else (_name_of(error),))
+
+
+# --- the control stream -----------------------------------------------------------------------------------------------
+
+_MESSAGES: Final[dict[str, tuple[int, Callable[[Entry], bytes], Callable[[Entry], control.ControlMessage]]]] = {
+    "STREAM_RESET": (
+        control.STREAM_RESET,
+        lambda e: control.encode_stream_reset(e["stream_id"], e["final_index"], e["code"]),
+        lambda e: control.StreamReset(e["stream_id"], e["final_index"], e["code"]),
+    ),
+    "STREAM_STOP": (
+        control.STREAM_STOP,
+        lambda e: control.encode_stream_stop(e["stream_id"], e["code"]),
+        lambda e: control.StreamStop(e["stream_id"], e["code"]),
+    ),
+    "AUTH_RESULT": (
+        control.AUTH_RESULT,
+        lambda e: control.encode_auth_result(e["code"]),
+        lambda e: control.AuthResult(e["code"]),
+    ),
+}
+_KINDS: Final = {
+    control.StreamReset: control.STREAM_RESET,
+    control.StreamStop: control.STREAM_STOP,
+    control.ClientAuth: control.CLIENT_AUTH,
+    control.AuthResult: control.AUTH_RESULT,
+}
+
+
+class _Session:
+    """One engine whose peer is the packets of an entry; nothing of the peer's answers is its own."""
+
+    def __init__(self, bench: _Bench, initiator: bool, entry: Entry, **options: Any) -> None:
+        self._sender = bench.protection(VERSION_2, not initiator, entry)
+        receiver = bench.protection(VERSION_2, initiator, entry)
+        self.counters = receiver._counters
+        self._opener = bench.protection(VERSION_2, not initiator, entry)
+        self.conn = Connection(
+            receiver,
+            initiator=initiator,
+            path=SessionPath(0, "memory", now=0.0),
+            settings=SessionSettings(),
+            memory=ReceiveMemory(),
+            counters=self.counters,
+            now=0.0,
+            **options,
+        )
+        self.conn.reader_waits = True
+        self._sequence = 0
+        self.drain()
+
+    def give(self, stream_id: int, word: int, plaintext: bytes) -> None:
+        """A packet of the peer."""
+        size = LENGTH_PREFIX + self._sender.overhead + len(plaintext)
         buffer = bytearray(size)
         view = memoryview(buffer)
         buffer[:LENGTH_PREFIX] = (size - LENGTH_PREFIX).to_bytes(LENGTH_PREFIX, "big")
-        word = flags.DATA_FIN if fin else flags.DATA
-        sender.seal(buffer, view, LENGTH_PREFIX, stream_id, word, 0, plaintext, len(plaintext))
-        connection.receive(0, buffer, view, 0, size, 0.0)
-    if connection.error is not None:
-        _refused(entry, (type(connection.error).__name__.removesuffix("Error"),))
-        return
-    counted = [name for name, n in receiver._counters.snapshot().items() for _ in range(n)]
-    _refused(entry, (" + ".join(counted),))
+        word |= flags.ENCRYPTED
+        self._sender.seal(buffer, view, LENGTH_PREFIX, stream_id, word, 0, plaintext, len(plaintext))
+        self.conn.receive(0, buffer, view, 0, size, 0.0)
+
+    def drain(self) -> list[tuple[int, int, bytes]]:
+        """What the engine sends, acknowledgements at once: (stream, flags, plaintext)."""
+        self.conn.handle_timer(MAX_ACK_DELAY)
+        buffer = bytearray(1 << 17)
+        view = memoryview(buffer)
+        sent = []
+        while end := self.conn.fill(0, buffer, view, 0, len(buffer), MAX_ACK_DELAY):
+            at = 0
+            while at < end:
+                stop = at + LENGTH_PREFIX + int.from_bytes(buffer[at : at + LENGTH_PREFIX], "big")
+                opener = self._opener
+                word = opener.open(buffer, view, at + LENGTH_PREFIX, stop, 0, 0.0)
+                if word < 0:
+                    raise _Mismatch("a packet of the engine does not open")
+                sent.append((opener.stream_id, word, bytes(buffer[opener.plain_start : opener.plain_end])))
+                at = stop
+        return sent
+
+    def counted(self) -> list[str]:
+        """The drop counters, a name for each time."""
+        return [name for name, n in self.counters.snapshot().items() for _ in range(n)]
 
 
-def _refuse_stream_segments(entry: Entry, given: Sequence[tuple[bytes, bool]]) -> None:
-    reassembly = Reassembly(announcements=True)
-    verdicts = [
-        reassembly.segment(
-            int.from_bytes(plaintext[:_SEGMENT], "big"), plaintext[_SEGMENT:], room=INITIAL_STREAM_WINDOW, fin=fin
-        )
-        for plaintext, fin in given
-    ]
-    if not all(verdict.acknowledged for verdict in verdicts[:-1]):
-        raise _Mismatch("refused before the last one")
-    _refused(entry, ("protocol_violation",) if verdicts[-1] is Verdict.VIOLATION else (verdicts[-1].value,))
+def _control_messages(sent: Iterable[tuple[int, int, bytes]]) -> list[str]:
+    """What was sent on the control stream, message by message."""
+    stream = b"".join(plain[_SEGMENT:] for stream, word, plain in sent if not stream and word & flags.RELIABLE)
+    found, at = [], 0
+    while at < len(stream):
+        stop = at + LENGTH_PREFIX + int.from_bytes(stream[at : at + LENGTH_PREFIX], "big")
+        found.append(stream[at:stop].hex())
+        at = stop
+    return found
+
+
+_ANY_SESSION: Final = {"session_id": "00" * 32, "traffic_secret_0": "00" * 32}
+
+
+def _run_control_stream(entry: Entry, bench: _Bench, positive: bool) -> None:
+    op = _op(entry, "message", "assembler", "stream", "stream_bytes", "segment")
+    if op == "message":
+        kind, encode, make = _MESSAGES[entry["input"]["name"]]
+        message = encode(entry["input"])
+        _same("type", message[LENGTH_PREFIX], kind)
+        _same("type", kind, entry["input"]["type"])
+        _expect(entry, {"message": message.hex()})
+        _same("decoded", control.ControlAssembler(DropCounters()).feed(message), [make(entry["input"])])
+    elif op == "assembler":
+        _run_assembler(entry)
+    elif op == "stream":
+        _run_stream_script(entry, bench)
+    else:
+        session = _Session(bench, False, _ANY_SESSION)
+        if op == "stream_bytes":
+            session.give(0, flags.RELIABLE, bytes(_SEGMENT) + _unhex(entry["stream_bytes"]))
+            error = session.conn.error
+            _refused(entry, ("accepted",) if error is None else (_name_of(error),))
+            _same("CLOSE", session.conn.close_code, ProtocolViolationError.code)
+            return
+        session.give(entry["stream_id"], entry["flags"], _unhex(entry["plaintext"]))
+        _refused(entry, (" + ".join(session.counted()),))
+        _same("error", session.conn.error, None)
+        _same("acknowledged", [word for _, word, _ in session.drain() if word & flags.ACK], [])
+
+
+def _run_assembler(entry: Entry) -> None:
+    """Segments in any order through reassembly and assembler; skipped types are told by their count."""
+    _same("receiver", entry["input"], {"receiver": "responder", "policy": "none"})  # nobody else is asked
+    counters = DropCounters()
+    reassembly, assembler = Reassembly(), control.ControlAssembler(counters)
+    completed: list[int] = []
+    delivered = b""
+    for step in _script(entry, "steps"):
+        plaintext = _unhex(step["plaintext"])
+        index, data = int.from_bytes(plaintext[:_SEGMENT], "big"), plaintext[_SEGMENT:]
+        reassembly.segment(index, data, room=INITIAL_STREAM_WINDOW)
+        pieces = b"".join(reassembly.take())
+        delivered += pieces
+        done = [_KINDS[type(message)] for message in assembler.feed(pieces)]
+        _same("completes", done, [kind for kind in step["completes"] if kind in _KINDS.values()])
+        completed += step["completes"]
+    _same("types", completed, [_unhex(message)[LENGTH_PREFIX] for message in entry["messages"]])
+    _same("charged", assembler.charged, 0)
+    _same("messages", delivered, b"".join(map(_unhex, entry["messages"])))
+    _expect(entry, {"unknown_control": counters.unknown_control, "stream_bytes": assembler.consumed})
+
+
+class _Reader:
+    """The application of a stream script: accepts what the peer opens and reads it at once."""
+
+    def __init__(self, session: _Session) -> None:
+        self._conn = session.conn
+        self.streams: dict[int, Stream] = {}
+        self.got: dict[int, bytes] = {}
+        self.resets: dict[int, int] = {}
+
+    def read(self) -> None:
+        """Everything that is there."""
+        while (stream := self._conn.accept_stream(0.0)) is not None:
+            self.streams[stream.id] = stream
+            self.got[stream.id] = b""
+        for stream in self.streams.values():
+            try:
+                while stream.readable and (piece := self._conn.read(stream, 0.0)):
+                    self.got[stream.id] += piece
+            except StreamResetError as error:
+                self.resets[stream.id] = error.reset_code
+                self.got[stream.id] = b""  # what was read and what was not: the script counts neither any more
+
+
+def _run_stream_script(entry: Entry, bench: _Bench) -> None:
+    session = _Session(bench, _is_initiator(entry["input"]["receiver"]), _ANY_SESSION)
+    reader = _Reader(session)
+    for step in _script(entry, "steps"):
+        before = session.counted()
+        if step.get("do") == "finish":
+            session.conn.finish(reader.streams[step["stream_id"]])
+        elif "do" in step:
+            raise _NotBuilt(f"do {step['do']!r}")
+        else:
+            session.give(step["stream_id"], step["flags"], _unhex(step["plaintext"]))
+        reader.read()
+        _check_step(step, session, reader, session.counted()[len(before) :], session.drain())
+
+
+def _check_step(
+    step: Entry, session: _Session, reader: _Reader, dropped: list[str], sent: list[tuple[int, int, bytes]]
+) -> None:
+    named = step["stream_id"] or 3  # a step of the control stream is about the one stream of these scripts
+    shown: Entry = {
+        "sack": "".join(p.hex() for i, w, p in sent if w & flags.ACK and i == step["stream_id"]),
+        "readable": reader.got.get(named, b"").hex(),
+        "reset": reader.resets.get(named),
+        "ended": named in reader.streams and reader.streams[named].peer_ended,
+        "streams": session.conn.active_streams,
+        "sent": _control_messages(sent),
+        "drop": " + ".join(dropped),
+    }
+    for key, value in step["expect"].items():
+        actual = shown[key]
+        if key == "sack":  # delay 0: the field says how long the acknowledgement waited
+            actual = actual[:8] + "00000000" + actual[16:]
+        _same(key, actual, value)
+    if "drop" not in step["expect"]:
+        _same("drop", dropped, [])
 
 
 # --- traces -----------------------------------------------------------------------------------------------------------
@@ -1110,6 +1292,7 @@ _SUBJECTS: Final[dict[str, Callable[[Entry, _Bench, bool], None]]] = {
     "frames": _run_frames,
     "replay": _run_replay,
     "reassembly": _run_reassembly,
+    "control_stream": _run_control_stream,
     "handshake_traces": _run_handshake_traces,
 }
 

@@ -26,6 +26,8 @@ PROVIDER = get_provider()
 # refused stays refused when it is damaged further, a cookie is valid a second later too, and the like.
 LABELS = {"id", "comment", "why", "what"}
 WITHOUT_EFFECT = {
+    ("control_stream", "steps", "stream_id"),  # 3 and 4 are both wrong where a drop is expected
+    ("control_stream", "steps", "plaintext"),  # a reset discards what was buffered; assemblers have a test of their own
     ("cookie_pow", "input"),
     ("cookie_pow", "expect", "valid_at"),
     ("frames", "input"),
@@ -112,6 +114,16 @@ def test_every_changed_value_of_a_positive_entry_is_noticed(subject: str) -> Non
                 assert report.verdict != "pass", (entry["id"], path)
 
 
+def test_every_changed_byte_of_a_control_stream_is_noticed() -> None:
+    entry = next(v for v in DOCUMENTS["control_stream"]["vectors"] if v["id"] == "assembler-1")
+    segments = [step["plaintext"] for step in entry["steps"]]
+    for i in range(len(segments)):
+        if segments[i] in segments[:i]:
+            continue  # a copy: what it says does not matter
+        damaged = changed(entry, ("steps", i, "plaintext"))
+        assert run_document(one("control_stream", damaged), PROVIDER).verdict != "pass", i
+
+
 @pytest.mark.parametrize("subject", BUILT)
 def test_every_changed_expectation_of_a_negative_entry_is_noticed(subject: str) -> None:
     for entry in kinds(subject, "negative"):
@@ -169,7 +181,19 @@ def test_an_expectation_more_or_less_is_noticed(subject: str) -> None:
 @pytest.mark.parametrize(
     ("subject", "key"),
     [
-        *((name, "op") for name in ("cookie_pow", "frames", "hybrid_kem", "hybrid_sign", "kdf", "rekey", "replay")),
+        *(
+            (name, "op")
+            for name in (
+                "control_stream",
+                "cookie_pow",
+                "frames",
+                "hybrid_kem",
+                "hybrid_sign",
+                "kdf",
+                "rekey",
+                "replay",
+            )
+        ),
         ("handshake_messages", "message"),
     ],
 )
@@ -184,6 +208,11 @@ def test_an_unknown_stage_or_rule_is_not_implemented() -> None:
     stage = {**DOCUMENTS["handshake_messages"]["negative"][0], "stage": "later"}
     assert run_document(one("handshake_messages", stage, positive=False), PROVIDER).verdict == "not implemented"
     rule = copy.deepcopy(next(v for v in DOCUMENTS["early_data"]["vectors"] if "plaintext_rule" in v["input"]))
+    script = copy.deepcopy(
+        next(v for v in DOCUMENTS["control_stream"]["vectors"] if v["id"] == "receiver-stop-after-fin")
+    )
+    script["steps"][1]["do"] = "dance"
+    assert run_document(one("control_stream", script), PROVIDER).verdict == "not implemented"
     rule["input"]["plaintext_rule"] = "byte k = k squared"
     assert run_document(one("early_data", rule), PROVIDER).verdict == "not implemented"
 
