@@ -19,6 +19,7 @@ from phantom.crypto.aead import CipherSuite
 from phantom.crypto.cpu import default_suite
 from phantom.crypto.providers import NULL_AEAD, Provider
 from phantom.errors import ConfigError, FrameTooLargeError, NetworkError, PhantomError, SerializationError
+from phantom.limits import VERSION_1
 from phantom.runtime.base import Runtime, Timer
 from phantom.runtime.simulated import SimulatedRuntime
 from phantom.transport.handshake.events import Close, Established, HandshakeResult, Send, SolveChallenge
@@ -26,8 +27,9 @@ from phantom.transport.handshake.initiator import Initiator, solve_budget_exceed
 from phantom.transport.handshake.responder import Responder
 from phantom.transport.legs.base import Leg
 from phantom.transport.packet.counters import DropCounters
-from phantom.transport.packet.protection import ProtectionV2
+from phantom.transport.packet.protection import ProtectionV1, ProtectionV2
 from phantom.transport.session.connection import Connection, SessionSettings
+from phantom.transport.session.connection_v1 import ConnectionV1
 from phantom.transport.session.memory import ReceiveMemory
 from phantom.transport.session.paths import Path
 
@@ -74,25 +76,7 @@ class Engine:
 
     def establish(self, session: PhantomSession, leg: Leg, result: HandshakeResult, seconds: float) -> None:
         """Makes the engine of a finished handshake and gives it the leg; the handshake's secrets are wiped."""
-        counters = DropCounters()
-        now = self.runtime.monotonic()
-        protection = ProtectionV2(
-            result.initiator,
-            result.session_id,
-            result.shared_secret,
-            send_suite=self.suite,
-            provider=self.provider,
-            counters=counters,
-        )
-        connection = Connection(
-            protection,
-            initiator=result.initiator,
-            path=Path(0, leg.name, now=now, silence_floor=self.settings.silence_floor),
-            settings=self.settings,
-            memory=self.memory,
-            counters=counters,
-            now=now,
-        )
+        connection = self._connection(leg, result, self.runtime.monotonic())
         info = HandshakeInfo(seconds, result.bytes_sent, result.bytes_received, result.retries)
         result.wipe()
         session._attach(
@@ -102,6 +86,66 @@ class Engine:
             result.peer_key,
             info,
         )
+
+
+    def _connection(self, leg: Leg, result: HandshakeResult, now: float) -> Connection:
+        counters = DropCounters()
+        if result.packet_version == VERSION_1:
+            v1 = ConnectionV1(
+                ProtectionV1(
+                    result.initiator,
+                    result.session_id,
+                    result.shared_secret,
+                    send_suite=self.suite,
+                    provider=self.provider,
+                    counters=counters,
+                ),
+                initiator=result.initiator,
+                path=Path(0, leg.name, now=now),
+                settings=self.settings,
+                memory=self.memory,
+                counters=counters,
+                now=now,
+            )
+            v1.hold = _ReadingGate(v1, leg, self.runtime)
+            return v1
+        return Connection(
+            ProtectionV2(
+                result.initiator,
+                result.session_id,
+                result.shared_secret,
+                send_suite=self.suite,
+                provider=self.provider,
+                counters=counters,
+            ),
+            initiator=result.initiator,
+            path=Path(0, leg.name, now=now, silence_floor=self.settings.silence_floor),
+            settings=self.settings,
+            memory=self.memory,
+            counters=counters,
+            now=now,
+        )
+
+
+class _ReadingGate:
+    """The back-pressure of a V1 session: its leg is not read while the application has enough to read (§13.6)."""
+
+    __slots__ = ("_connection", "_leg", "_runtime")
+
+    def __init__(self, connection: ConnectionV1, leg: Leg, runtime: Runtime) -> None:
+        self._connection = connection
+        self._leg = leg
+        self._runtime = runtime
+
+    def __call__(self, hold: bool) -> None:
+        if hold:
+            self._leg.pause()
+        else:
+            self._runtime.call_soon(self._resume)  # not from within the read that made room
+
+    def _resume(self) -> None:
+        if self._connection.reading and not self._leg.closed:
+            self._leg.resume()
 
 
 class _FramedHandshake:

@@ -120,7 +120,7 @@ class ConnectionV1(Connection):
 
     def write_unreliable(self, stream: Stream, data: bytes, now: float) -> None:
         """As Connection; every chunk is a packet."""
-        self._check_writable(stream)
+        self.check_writable(stream)
         if len(data) > stream.max_unreliable_size:
             raise ValidationError(
                 f"an unreliable chunk has at most {stream.max_unreliable_size} bytes on this connection; "
