@@ -8,6 +8,7 @@ read (:mod:`.workload`), ``timers`` also at every timer call (:mod:`.endpoint`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import lt
 from typing import Any, Final
 
 from phantom import limits
@@ -22,6 +23,14 @@ from phantom.transport.session.states import Phase
 __all__ = ["INVARIANTS", "View", "check"]
 
 _NEVER: Final = ("wrong_version", "path_gated", "protocol_violation", "unknown_control")
+_RISING: Final = (
+    "send limit",
+    "window limit",
+    "count of bytes sent",
+    "count of bytes received",
+    "cursor",
+    "lowest segment held",
+)
 _BY_DAMAGE: Final = ("malformed", "wrong_session", "unencrypted_dropped", "decrypt_failed")
 
 
@@ -44,6 +53,7 @@ class View:
         "other",
         "protection",
         "settings",
+        "stream_marks",
     )
 
     def __init__(
@@ -68,6 +78,7 @@ class View:
         self.copies = copies
         self.epochs = epochs
         self.marks: dict[object, int] = {}  # the highest value seen of whatever must not fall
+        self.stream_marks: dict[int, tuple[int, ...]] = {}  # the same of each stream, in the order of _RISING
 
     def streams(self) -> Iterator[Any]:
         """Every stream that the engine holds, the control stream (0) and stream 1 included."""
@@ -149,14 +160,23 @@ def monotone(view: View) -> None:
     conn, rises = view.conn, view.rises
     rises("monotone", "acknowledged bytes", conn.acked)
     rises("monotone", "written bytes", conn.written)
+    marks = view.stream_marks
     for stream in view.streams():
-        key = stream.id
-        rises("monotone", f"send limit of stream {key}", stream.send_limit.limit)
-        rises("monotone", f"window limit of stream {key}", stream.window.limit)
-        rises("monotone", f"bytes sent on stream {key}", stream.send_limit.sent)
-        rises("monotone", f"bytes received on stream {key}", stream.received)
-        rises("monotone", f"cursor of stream {key}", stream.reassembly.next_index)
-        rises("monotone", f"lowest segment held of stream {key}", stream.outstanding.base)
+        credit = stream.send_limit
+        values = (
+            credit.limit,
+            stream.window.limit,
+            credit.sent,
+            stream.received,
+            stream.reassembly.next_index,
+            stream.outstanding.base,
+        )
+        before = marks.get(stream.id, values)
+        if values is not before and any(map(lt, values, before)):
+            for what, old, new in zip(_RISING, before, values, strict=True):
+                if new < old:
+                    view.fail("monotone", f"{what} of stream {stream.id} fell from {old} to {new}")
+        marks[stream.id] = values
 
 
 def epochs(view: View) -> None:

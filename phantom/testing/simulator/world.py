@@ -209,10 +209,12 @@ class World:
                 limits=ProtectionLimits(**plan.guards),
             )
             memory = self._memories[not initiator]
+            profile = BYTE_PIPE if pipe else DATAGRAM
+            silence = {**plan.settings, **own}.get("silence_floor")  # by default that of the leg
             conn = Connection(
                 protection,
                 initiator=initiator,
-                path=Path(0, "simulated", now=clock.now, profile=BYTE_PIPE if pipe else DATAGRAM),
+                path=Path(0, "simulated", now=clock.now, profile=profile, silence_floor=silence),
                 settings=settings,
                 memory=memory,
                 counters=counters,
