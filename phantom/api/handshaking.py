@@ -106,6 +106,7 @@ class Engine:
                 memory=self.memory,
                 counters=counters,
                 now=now,
+                root=result.exporter_root(),
             )
             v1.hold = _ReadingGate(v1, leg, self.runtime)
             return v1

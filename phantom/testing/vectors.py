@@ -32,6 +32,7 @@ from phantom.crypto.pow import leading_zero_bits, solve
 from phantom.crypto.providers import PROVIDER_NAMES, Provider, get_provider
 from phantom.crypto.rng import SYSTEM_RNG
 from phantom.errors import (
+    ClientAuthError,
     ConfigError,
     HandshakeError,
     PhantomError,
@@ -67,6 +68,13 @@ from phantom.transport.packet import flags, frames, header
 from phantom.transport.packet.counters import DropCounters
 from phantom.transport.packet.protection import ProtectionLimits, ProtectionV1, ProtectionV2, nonce_v1, nonce_v2
 from phantom.transport.session import control
+from phantom.transport.session.client_auth import (
+    ClientAuthentication,
+    ClientAuthInitiator,
+    ClientAuthPolicy,
+    ClientAuthRequested,
+    ClientAuthResponder,
+)
 from phantom.transport.session.connection import Connection, SessionSettings
 from phantom.transport.session.memory import ReceiveMemory
 from phantom.transport.session.messages import MessageAssembler
@@ -1008,8 +1016,7 @@ class _Session:
                 stop = at + LENGTH_PREFIX + int.from_bytes(buffer[at : at + LENGTH_PREFIX], "big")
                 opener = self._opener
                 word = opener.open(buffer, view, at + LENGTH_PREFIX, stop, 0, 0.0)
-                if word < 0:
-                    raise _Mismatch("a packet of the engine does not open")
+                _same("a packet of the engine opens", word >= 0, True)
                 sent.append((opener.stream_id, word, bytes(buffer[opener.plain_start : opener.plain_end])))
                 at = stop
         return sent
@@ -1140,6 +1147,120 @@ def _check_step(
         _same(key, actual, value)
     if "drop" not in step["expect"]:
         _same("drop", dropped, [])
+
+
+# --- client authentication --------------------------------------------------------------------------------------------
+
+
+def _auth_binding(given: Entry) -> tuple[bytearray, bytearray]:
+    root = kdf.session_key(_unhex(given["traffic_secret_0"]))
+    return root, bytearray(_unhex(given["transcript_sha256"])) + kdf.auth_context(root)
+
+
+def _verdict(responder: ClientAuthResponder, authorized: list[str] | None) -> None:
+    """The policy of an entry: anybody, or the fingerprints it names."""
+    request = responder.next_request()
+    if request is not None:
+        responder.verdict(authorized is None or request.key.fingerprint_digest().hex() in authorized, 0.0)
+
+
+def _run_client_auth(entry: Entry, bench: _Bench, positive: bool) -> None:
+    op = _op(entry, "auth", "policy", "sequence")
+    given = entry["input"]
+    root, binding = _auth_binding(given)
+    if op == "policy":
+        _run_policy(entry, bench, binding)
+    elif op == "sequence":
+        _run_auth_sequence(entry, bench, binding)
+    elif positive:
+        _run_auth(entry, bench, root, binding)
+    else:
+        for policy in (ClientAuthPolicy.OPTIONAL, ClientAuthPolicy.REQUIRED):
+            responder = ClientAuthResponder(bytearray(binding), policy, now=0.0, provider=bench.provider)
+            for message in _auth_messages(_unhex(given["message"])):
+                responder.on_message(message, 0.0)
+            _verdict(responder, None)
+            answer = control.ControlAssembler(DropCounters()).feed(responder.take_outgoing())
+            _refused(
+                entry, [f"AUTH_RESULT {message.code}" for message in answer if isinstance(message, control.AuthResult)]
+            )
+            _same("CLOSE", responder.error is not None and responder.error.code, ClientAuthError.code)
+            _same("identity", responder.identity, None)
+
+
+def _auth_messages(stream: bytes) -> list[control.ClientAuth | control.AuthResult]:
+    messages = control.ControlAssembler(DropCounters()).feed(stream)
+    return [message for message in messages if isinstance(message, control.ClientAuth | control.AuthResult)]
+
+
+def _run_auth(entry: Entry, bench: _Bench, root: bytearray, binding: bytearray) -> None:
+    given = entry["input"]
+    signed, signature = b"phantom-client-auth-v1" + binding, _unhex(given["signature_flat"])
+    with HybridSigningKey.from_bytes(_unhex(given["signing_seed"]), bench.provider) as key:
+        own = _auth_messages(ClientAuthInitiator(bytearray(binding), key, now=0.0).take_outgoing())[0]
+        verifying = key.verifying_key()
+    assert isinstance(own, control.ClientAuth)
+    _same("round trip", verifying._verify_raw(signed, own.signature), True)
+    message = control.encode_client_auth(verifying.to_bytes(), signature)
+    sender = bench.protection(VERSION_2, True, given)
+    plaintext = bytes(_SEGMENT) + message
+    packet = bytearray(len(plaintext) + sender.overhead)
+    sender.seal(packet, memoryview(packet), 0, 0, flags.DATA, 0, plaintext, len(plaintext))
+    _expect(
+        entry,
+        {
+            "session_key_0": root.hex(),
+            "auth_context": kdf.auth_context(root).hex(),
+            "signed_message": signed.hex(),
+            "verifying_key_flat": own.verifying_key.hex(),
+            "fingerprint": verifying.fingerprint_digest().hex(),
+            "fingerprint_text": verifying.fingerprint(),
+            "ed25519_sig": own.signature[:64].hex(),
+            "message": message.hex(),
+            "packet": packet.hex(),
+            "valid": verifying._verify_raw(signed, signature),
+        },
+    )
+
+
+def _run_policy(entry: Entry, bench: _Bench, binding: bytearray) -> None:
+    given = entry["input"]
+    auth = ClientAuthResponder(binding, ClientAuthPolicy(given["policy"]), now=0.0, provider=bench.provider)
+    session = _Session(bench, False, given, auth=auth)
+    for packet in _script(given, "receives"):
+        session.give(packet["stream_id"], packet["flags"], _unhex(packet["plaintext"]))
+        while (event := session.conn.next_event()) is not None:
+            if isinstance(event, ClientAuthRequested):
+                authorized = given["authorized"]
+                session.conn.client_verdict(
+                    authorized is None or event.key.fingerprint_digest().hex() in authorized, 0.0
+                )
+    answers = [message[2 * LENGTH_PREFIX + 2 :] for message in _control_messages(session.drain())]
+    _expect(
+        entry,
+        {
+            "auth_result": int(answers[0], 16) if answers else None,
+            "close_code": session.conn.close_code or None,
+            "identity": None if auth.identity is None else auth.identity.fingerprint_digest().hex(),
+            "surfaced": session.conn.admitted,
+        },
+    )
+
+
+def _run_auth_sequence(entry: Entry, bench: _Bench, binding: bytearray) -> None:
+    given = entry["input"]
+    initiator = _is_initiator(given["receiver"])
+    if initiator:
+        with HybridSigningKey.generate(provider=bench.provider) as key:
+            sent = given["client_auth_sent"]
+            auth: ClientAuthentication = ClientAuthInitiator(binding, key if sent else None, now=0.0)
+    else:
+        auth = ClientAuthResponder(binding, ClientAuthPolicy(given["policy"]), now=0.0, provider=bench.provider)
+    session = _Session(bench, initiator, given, auth=auth)
+    session.give(0, flags.RELIABLE, bytes(_SEGMENT) + _unhex(given["stream_bytes"]))
+    error = session.conn.error
+    _refused(entry, ("accepted",) if error is None else (_name_of(error),))
+    _same("CLOSE", session.conn.close_code, ProtocolViolationError.code)
 
 
 # --- traces -----------------------------------------------------------------------------------------------------------
@@ -1293,6 +1414,7 @@ _SUBJECTS: Final[dict[str, Callable[[Entry, _Bench, bool], None]]] = {
     "replay": _run_replay,
     "reassembly": _run_reassembly,
     "control_stream": _run_control_stream,
+    "client_auth": _run_client_auth,
     "handshake_traces": _run_handshake_traces,
 }
 

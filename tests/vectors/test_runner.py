@@ -26,6 +26,7 @@ PROVIDER = get_provider()
 # refused stays refused when it is damaged further, a cookie is valid a second later too, and the like.
 LABELS = {"id", "comment", "why", "what"}
 WITHOUT_EFFECT = {
+    ("client_auth", "input"),  # policy none reads nothing; derivation and signature have a test of their own
     ("control_stream", "steps", "stream_id"),  # 3 and 4 are both wrong where a drop is expected
     ("control_stream", "steps", "plaintext"),  # a reset discards what was buffered; assemblers have a test of their own
     ("cookie_pow", "input"),
@@ -124,6 +125,18 @@ def test_every_changed_byte_of_a_control_stream_is_noticed() -> None:
         assert run_document(one("control_stream", damaged), PROVIDER).verdict != "pass", i
 
 
+def test_every_changed_input_of_a_client_authentication_is_noticed() -> None:
+    entry = DOCUMENTS["client_auth"]["vectors"][0]
+    for path, _ in leaves(entry["input"]):
+        assert run_document(one("client_auth", changed(entry, ("input", *path))), PROVIDER).verdict != "pass", path
+
+
+def test_a_client_that_is_listed_is_let_in_and_others_are_not() -> None:
+    entry = next(v for v in DOCUMENTS["client_auth"]["vectors"] if v["id"] == "policy-required-stranger")
+    report = run_document(one("client_auth", {**entry, "input": {**entry["input"], "authorized": None}}), PROVIDER)
+    assert report.verdict == "fail"
+
+
 @pytest.mark.parametrize("subject", BUILT)
 def test_every_changed_expectation_of_a_negative_entry_is_noticed(subject: str) -> None:
     for entry in kinds(subject, "negative"):
@@ -184,6 +197,7 @@ def test_an_expectation_more_or_less_is_noticed(subject: str) -> None:
         *(
             (name, "op")
             for name in (
+                "client_auth",
                 "control_stream",
                 "cookie_pow",
                 "frames",

@@ -20,7 +20,6 @@ from phantom.errors import (
     StreamError,
     StreamLimitError,
     UnsupportedError,
-    ValidationError,
 )
 from phantom.transport.packet import flags as flag
 from phantom.transport.packet import frames
@@ -82,6 +81,7 @@ class ConnectionV1(Connection):
             memory=memory,
             counters=counters,
             now=now,
+            root=root,
         )
         self._v1 = protection
         self._acks: deque[tuple[int, int]] | None = None  # (stream, sequence) to be acknowledged
@@ -117,21 +117,6 @@ class ConnectionV1(Connection):
         stream.send_limit.limit = _UNLIMITED
         self._ids += 1
         return stream
-
-    def write_unreliable(self, stream: Stream, data: bytes, now: float) -> None:
-        """As Connection; every chunk is a packet."""
-        self.check_writable(stream)
-        if len(data) > stream.max_unreliable_size:
-            raise ValidationError(
-                f"an unreliable chunk has at most {stream.max_unreliable_size} bytes on this connection; "
-                f"this one has {len(data)}"
-            )
-        if not data:
-            return
-        stream.add_unreliable(data)
-        self.queued += len(data)
-        if not stream.ready or stream.blocked:
-            self.make_ready(stream)
 
     def refill(self, now: float) -> bool:
         """The reader found ``messages`` empty: splits what waits; True if there is a message now."""
