@@ -1,6 +1,7 @@
 """Phantom: post-quantum-secure sessions to a pinned peer. The public names, nothing else."""
 
 from phantom import errors
+from phantom.api.clients import AuthorizedClients, ClientPolicy
 from phantom.api.connecting import Connecting, connect, connect_pinned
 from phantom.api.identity import (
     HybridSigningKey,
@@ -24,7 +25,9 @@ __version__ = "0.2.0"
 
 __all__ = [
     "AcceptOutcome",
+    "AuthorizedClients",
     "Binding",
+    "ClientPolicy",
     "Connecting",
     "ConnectionState",
     "HandshakeInfo",

@@ -12,6 +12,7 @@ from phantom.api.session import PhantomSession
 from phantom.api.shared import process_memory, self_tested_provider
 from phantom.api.waiting import Deadline
 from phantom.config import PhantomConfig
+from phantom.crypto.hybrid_sign import HybridSigningKey
 from phantom.crypto.pins import Pins, PinSet
 from phantom.crypto.rng import SYSTEM_RNG, RngProvider
 from phantom.errors import PhantomTimeoutError, ValidationError
@@ -27,7 +28,7 @@ __all__ = ["Connecting", "connect", "connect_pinned", "connect_with_transport"]
 class Connecting:
     """A connect that has been described and not begun: ``await`` it for the session, or ``async with`` it."""
 
-    __slots__ = ("_address", "_config", "_pins", "_rng", "_runtime", "_session", "_timeout")
+    __slots__ = ("_address", "_config", "_identity", "_pins", "_rng", "_runtime", "_session", "_timeout")
 
     def __init__(
         self,
@@ -37,8 +38,10 @@ class Connecting:
         timeout: float | None,
         runtime: Runtime | None,
         rng: RngProvider,
+        identity: HybridSigningKey | None,
     ) -> None:
         self._address = address
+        self._identity = identity
         self._pins = pins
         self._config = config
         self._timeout = limits.CONNECT_TIMEOUT if timeout is None else timeout
@@ -71,7 +74,7 @@ class Connecting:
         except BaseException:
             leg.close(linger=False)
             raise
-        handshake = ClientHandshake(initiator, session, leg, engine, session._fail_connecting)
+        handshake = ClientHandshake(initiator, session, leg, engine, session._fail_connecting, self._identity)
         session._connecting = handshake.abort
         try:
             handshake.start()
@@ -96,6 +99,7 @@ def connect(
     target: str,
     pin: Pins | None = None,
     *,
+    identity: HybridSigningKey | None = None,
     config: PhantomConfig | None = None,
     timeout: float | None = None,
     runtime: Runtime | None = None,
@@ -104,15 +108,18 @@ def connect(
     """Connects to ``target`` and returns only after the server proved that it holds a pinned key.
 
     ``target`` is an address of surface §1.7; its pin is in the URL or in ``pin`` (fingerprint, hex, bytes, key object,
-    or a sequence of which one must match). ``timeout`` bounds everything, in seconds (default 20). Arguments are
-    checked here, before any I/O: ConfigError (no pin, contradiction), ValidationError (malformed), UnsupportedError
-    (leg not built). Awaiting raises NetworkError, PhantomTimeoutError, HandshakeError and its leaves.
+    or a sequence of which one must match). ``identity`` is proved to the server after it has proved itself, and connect
+    returns when it was accepted: keep the key open until then. Without one, a server that requires it ends the session
+    with ClientAuthError. ``timeout`` bounds everything, in seconds (default 20). Arguments are checked here, before any
+    I/O: ConfigError (no pin, contradiction), ValidationError (malformed), UnsupportedError (leg not built). Awaiting
+    raises NetworkError, PhantomTimeoutError, HandshakeError and its leaves; ClientAuthError refuses ``identity``.
     """
     address, pins = resolve_target(target, pin)
     address.require_built()
     if timeout is not None and not timeout > 0:
         raise ValidationError("timeout must be a positive number of seconds")
-    return Connecting(address, pins, config or PhantomConfig(), timeout, runtime, rng or SYSTEM_RNG)
+    _check_identity(identity)
+    return Connecting(address, pins, config or PhantomConfig(), timeout, runtime, rng or SYSTEM_RNG, identity)
 
 
 def connect_pinned(
@@ -121,6 +128,7 @@ def connect_pinned(
     pinned_key: Pins,
     *,
     leg: str = "tcp",
+    identity: HybridSigningKey | None = None,
     config: PhantomConfig | None = None,
     timeout: float | None = None,
     runtime: Runtime | None = None,
@@ -128,7 +136,7 @@ def connect_pinned(
 ) -> Connecting:
     """The same as :func:`connect` to ``LEG://HOST:PORT`` with ``pinned_key``."""
     target = Address(leg, host, port).url()
-    return connect(target, pinned_key, config=config, timeout=timeout, runtime=runtime, rng=rng)
+    return connect(target, pinned_key, identity=identity, config=config, timeout=timeout, runtime=runtime, rng=rng)
 
 
 def connect_with_transport(
@@ -136,6 +144,7 @@ def connect_with_transport(
     transport: SessionTransport | Leg,
     server_key: Pins,
     *,
+    identity: HybridSigningKey | None = None,
     config: PhantomConfig | None = None,
     runtime: Runtime | None = None,
     rng: RngProvider | None = None,
@@ -143,8 +152,10 @@ def connect_with_transport(
     """The client-first form: a session over a supplied transport, in state Connecting at once.
 
     Messages sent before readiness are queued (1 MiB, then ``send`` waits) and flushed in order after the handshake;
-    ``await_ready`` waits for it and raises what went wrong. Must be called inside the event loop.
+    ``await_ready`` waits for it, and for the server to accept ``identity`` if there is one, and raises what went wrong.
+    Must be called inside the event loop.
     """
+    _check_identity(identity)
     pins = PinSet.parse(server_key)
     config = config or PhantomConfig()
     runtime = runtime or AsyncioRuntime()
@@ -152,11 +163,19 @@ def connect_with_transport(
     session = PhantomSession(runtime, config, peer_addr)
     leg = MessageLeg(transport, runtime, peer_addr) if isinstance(transport, SessionTransport) else transport
     handshake = ClientHandshake(
-        _initiator(pins, engine, rng or SYSTEM_RNG), session, leg, engine, session._fail_connecting
+        _initiator(pins, engine, rng or SYSTEM_RNG), session, leg, engine, session._fail_connecting, identity
     )
     session._connecting = handshake.abort
     handshake.start()
     return session
+
+
+def _check_identity(identity: HybridSigningKey | None) -> None:
+    """What would fail in the middle of the handshake fails before it."""
+    if identity is not None:
+        if not isinstance(identity, HybridSigningKey):
+            raise ValidationError(f"an identity is a HybridSigningKey, not a {type(identity).__name__}")
+        identity._require_open()
 
 
 def _initiator(pins: PinSet, engine: Engine, rng: RngProvider) -> Initiator:

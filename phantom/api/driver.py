@@ -37,6 +37,7 @@ class SessionDriver:
         "_timer",
         "_timer_at",
         "acknowledged",
+        "admission",
         "conn",
         "confirmed",
         "messages",
@@ -57,6 +58,7 @@ class SessionDriver:
         self.acknowledged = WaitQueue(runtime)
         self.confirmed = WaitQueue(runtime)
         self.over = WaitQueue(runtime)
+        self.admission: Callable[[], None] | None = None  # called once: the session may be used, or is over before that
         self.posted: Callable[[], None] | None = None  # brings in what other threads have posted
         self._gathering = False
         self._scheduled = False
@@ -139,6 +141,11 @@ class SessionDriver:
         """Ends the session at once; CLOSE carries the error's code."""
         self.conn.abort(error)
         self._settle()
+
+    def client_verdict(self, accepted: bool) -> None:
+        """Whether the client that has proved its identity may come in (§15.7)."""
+        self.conn.client_verdict(accepted, self._runtime.monotonic())
+        self._woken()
 
     def abandon(self) -> None:
         """Nobody holds the session: ends it without a word and without lingering."""
@@ -223,6 +230,9 @@ class SessionDriver:
                 self.writers.wake_all() if not conn.accepts_writes else self.writers.wake(1)
         if conn.has_events:
             self._on_change()
+        if self.admission is not None and (conn.admitted or conn.phase.over):
+            admission, self.admission = self.admission, None
+            admission()
 
     def _turn_ends(self) -> None:
         self._gathering = self._scheduled = False

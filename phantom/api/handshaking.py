@@ -17,9 +17,11 @@ from phantom.config import PhantomConfig
 from phantom.crypto import pow as proof_of_work
 from phantom.crypto.aead import CipherSuite
 from phantom.crypto.cpu import default_suite
+from phantom.crypto.hybrid_sign import HybridSigningKey
 from phantom.crypto.providers import NULL_AEAD, Provider
 from phantom.errors import ConfigError, FrameTooLargeError, NetworkError, PhantomError, SerializationError
 from phantom.limits import VERSION_1
+from phantom.observability.qlog import SessionLog
 from phantom.runtime.base import Runtime, Timer
 from phantom.runtime.simulated import SimulatedRuntime
 from phantom.transport.handshake.events import Close, Established, HandshakeResult, Send, SolveChallenge
@@ -28,6 +30,12 @@ from phantom.transport.handshake.responder import Responder
 from phantom.transport.legs.base import Leg
 from phantom.transport.packet.counters import DropCounters
 from phantom.transport.packet.protection import ProtectionV1, ProtectionV2
+from phantom.transport.session.client_auth import (
+    ClientAuthentication,
+    ClientAuthInitiator,
+    ClientAuthPolicy,
+    ClientAuthResponder,
+)
 from phantom.transport.session.connection import Connection, SessionSettings
 from phantom.transport.session.connection_v1 import ConnectionV1
 from phantom.transport.session.memory import ReceiveMemory
@@ -50,7 +58,7 @@ def sending_suite(config: PhantomConfig, provider: Provider) -> CipherSuite:
 class Engine:
     """What all sessions of one connect or listener share: configuration, provider, runtime, receive memory."""
 
-    __slots__ = ("config", "memory", "provider", "runtime", "settings", "suite")
+    __slots__ = ("config", "memory", "provider", "qlog_dir", "runtime", "settings", "suite")
 
     def __init__(self, config: PhantomConfig, provider: Provider, runtime: Runtime, memory: ReceiveMemory) -> None:
         if provider.name == NULL_AEAD and not isinstance(runtime, SimulatedRuntime):
@@ -60,6 +68,7 @@ class Engine:
         self.runtime = runtime
         self.memory = memory
         self.suite = sending_suite(config, provider)
+        self.qlog_dir = config.effective_qlog_dir()
         self.settings = SessionSettings(
             bulk_chunk=config.bulk_chunk,
             frame_cap=config.frame_cap,
@@ -74,9 +83,26 @@ class Engine:
             confirm_timeout=config.handshake_timeout,
         )
 
-    def establish(self, session: PhantomSession, leg: Leg, result: HandshakeResult, seconds: float) -> None:
-        """Makes the engine of a finished handshake and gives it the leg; the handshake's secrets are wiped."""
-        connection = self._connection(leg, result, self.runtime.monotonic())
+    def establish(
+        self,
+        session: PhantomSession,
+        leg: Leg,
+        result: HandshakeResult,
+        seconds: float,
+        *,
+        identity: HybridSigningKey | None = None,
+        clients: ClientAuthPolicy = ClientAuthPolicy.NONE,
+    ) -> None:
+        """Makes the engine of a finished handshake and gives it the leg; the handshake's secrets are wiped.
+
+        A client proves ``identity``, a server asks its clients as ``clients`` says (§15.7); version 1 knows neither.
+        ValidationError if the identity is closed.
+        """
+        now = self.runtime.monotonic()
+        connection = self._connection(leg, result, now, identity, clients)
+        if self.qlog_dir is not None:
+            role = "client" if result.initiator else "server"
+            connection.observer = SessionLog(self.qlog_dir, result.session_id, role, now, seconds)
         info = HandshakeInfo(seconds, result.bytes_sent, result.bytes_received, result.retries)
         result.wipe()
         session._attach(
@@ -87,8 +113,14 @@ class Engine:
             info,
         )
 
-
-    def _connection(self, leg: Leg, result: HandshakeResult, now: float) -> Connection:
+    def _connection(
+        self,
+        leg: Leg,
+        result: HandshakeResult,
+        now: float,
+        identity: HybridSigningKey | None,
+        clients: ClientAuthPolicy,
+    ) -> Connection:
         counters = DropCounters()
         if result.packet_version == VERSION_1:
             v1 = ConnectionV1(
@@ -110,6 +142,8 @@ class Engine:
             )
             v1.hold = _ReadingGate(v1, leg, self.runtime)
             return v1
+        root = result.exporter_root()
+        auth = self._authentication(result, root, identity, clients, now)
         return Connection(
             ProtectionV2(
                 result.initiator,
@@ -125,7 +159,25 @@ class Engine:
             memory=self.memory,
             counters=counters,
             now=now,
+            root=root,
+            auth=auth,
         )
+
+    def _authentication(
+        self,
+        result: HandshakeResult,
+        root: bytearray,
+        identity: HybridSigningKey | None,
+        clients: ClientAuthPolicy,
+        now: float,
+    ) -> ClientAuthentication:
+        """The exchange of §15.7; what it is bound to is made only where something is proved or verified."""
+        timeout = self.config.handshake_timeout
+        if result.initiator:
+            binding = None if identity is None else result.auth_binding(root)
+            return ClientAuthInitiator(binding, identity, now=now, timeout=timeout)
+        binding = None if clients is ClientAuthPolicy.NONE else result.auth_binding(root)
+        return ClientAuthResponder(binding, clients, now=now, timeout=timeout, provider=self.provider)
 
 
 class _ReadingGate:
@@ -233,7 +285,7 @@ class _FramedHandshake:
 class ClientHandshake(_FramedHandshake):
     """The initiator on one leg. The session learns the outcome: attached, or failed with the typed error."""
 
-    __slots__ = ("_engine", "_initiator", "_on_failure", "_session", "_solving")
+    __slots__ = ("_engine", "_identity", "_initiator", "_on_failure", "_session", "_solving")
 
     def __init__(
         self,
@@ -242,12 +294,14 @@ class ClientHandshake(_FramedHandshake):
         leg: Leg,
         engine: Engine,
         on_failure: Callable[[PhantomError], None],
+        identity: HybridSigningKey | None = None,
     ) -> None:
         super().__init__(leg, engine.runtime)
         self._initiator = initiator
         self._session = session
         self._engine = engine
         self._on_failure = on_failure
+        self._identity = identity
         self._solving = False
 
     def start(self) -> None:
@@ -308,11 +362,19 @@ class ClientHandshake(_FramedHandshake):
                 self._runtime.spawn(self._solve(event), "phantom-proof-of-work")
             else:
                 self._finish()
-                seconds = self._runtime.monotonic() - self._started
-                self._engine.establish(self._session, self._leg, event.result, seconds)
+                self._establish(event.result)
                 return
         self._leg.flush()
         self._rearm(self._initiator.deadline(self._runtime.monotonic()))
+
+    def _establish(self, result: HandshakeResult) -> None:
+        seconds = self._runtime.monotonic() - self._started
+        try:
+            self._engine.establish(self._session, self._leg, result, seconds, identity=self._identity)
+        except PhantomError as error:  # the identity was closed in the meantime
+            result.wipe()
+            self._leg.close(linger=False)
+            self._on_failure(error)
 
     async def _solve(self, challenge: SolveChallenge) -> None:
         solution: int | None = None

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, cast
 
 from phantom import limits
+from phantom.api.clients import ClientPolicy
 from phantom.api.endpoint import Address, parse_address
 from phantom.api.handshaking import Engine, ServerHandshake
 from phantom.api.session import PhantomSession
@@ -21,13 +22,15 @@ from phantom.api.waiting import Deadline, WaitQueue
 from phantom.config import PhantomConfig
 from phantom.crypto.hybrid_sign import HybridSigningKey
 from phantom.crypto.rng import SYSTEM_RNG, RngProvider
-from phantom.errors import ConfigError, ConnectionClosedError
+from phantom.errors import ConfigError, ConnectionClosedError, ValidationError
 from phantom.observability.log import logger
 from phantom.observability.metrics import HandshakeCounters, MetricsSnapshot
 from phantom.runtime import AsyncioRuntime, Runtime, Task
 from phantom.transport.handshake.gate import Gate, Source, client_id
 from phantom.transport.handshake.responder import Responder
 from phantom.transport.legs.tcp import TcpLeg, addresses_to_bind, bind_tcp, format_address
+from phantom.transport.session.client_auth import ClientAuthRequested
+from phantom.transport.session.events import ClientAuthenticated
 
 if TYPE_CHECKING:
     import socket
@@ -35,9 +38,11 @@ if TYPE_CHECKING:
     from phantom.crypto.hybrid_sign import HybridVerifyingKey
     from phantom.transport.handshake.events import HandshakeResult
     from phantom.transport.legs.base import Leg
+    from phantom.transport.session.events import Event
 
 __all__ = ["AcceptOutcome", "Binding", "PhantomListener", "listen"]
 
+_EVERYBODY = ClientPolicy.none()
 _PER_TURN = 4  # handshakes signed in one turn of the loop
 _ACCEPTS_PER_TURN = 16
 _ACCEPT_PAUSE = 0.1  # s, when the process is out of descriptors
@@ -59,9 +64,17 @@ class PhantomListener:
     handshake is counted and logged, never raised.
     """
 
-    def __init__(self, key: HybridSigningKey, config: PhantomConfig, runtime: Runtime, rng: RngProvider) -> None:
+    def __init__(
+        self,
+        key: HybridSigningKey,
+        config: PhantomConfig,
+        runtime: Runtime,
+        rng: RngProvider,
+        clients: ClientPolicy = _EVERYBODY,
+    ) -> None:
         """For the library: listeners come from :func:`listen`."""
         self._key = key
+        self._clients = clients
         self._config = config
         self._runtime = runtime
         self._rng = rng
@@ -83,6 +96,8 @@ class PhantomListener:
         self._turns: deque[Callable[[], None]] = deque()
         self._turn_due = False
         self._sessions: dict[PhantomSession, str] = {}
+        # Until it is settled which client they are of (§15.7); with their source and the seconds of their handshake.
+        self._withheld: dict[PhantomSession, tuple[Source, float]] = {}
         self._per_source: dict[str, int] = {}
         self._accepted: deque[AcceptOutcome] = deque()
         self._acceptors = WaitQueue(runtime)
@@ -98,13 +113,16 @@ class PhantomListener:
         cls,
         *addresses: str,
         key: HybridSigningKey | None = None,
+        clients: ClientPolicy = _EVERYBODY,
         reuse_port: bool = False,
         config: PhantomConfig | None = None,
         runtime: Runtime | None = None,
         rng: RngProvider | None = None,
     ) -> PhantomListener:
         """The same as awaiting :func:`listen`."""
-        return await listen(*addresses, key=key, reuse_port=reuse_port, config=config, runtime=runtime, rng=rng)
+        return await listen(
+            *addresses, key=key, clients=clients, reuse_port=reuse_port, config=config, runtime=runtime, rng=rng
+        )
 
     @classmethod
     async def bind_with_signing_key(
@@ -112,13 +130,16 @@ class PhantomListener:
         address: str,
         key: HybridSigningKey,
         *,
+        clients: ClientPolicy = _EVERYBODY,
         reuse_port: bool = False,
         config: PhantomConfig | None = None,
         runtime: Runtime | None = None,
         rng: RngProvider | None = None,
     ) -> PhantomListener:
         """:meth:`bind` with one address and a key that must be given."""
-        return await listen(address, key=key, reuse_port=reuse_port, config=config, runtime=runtime, rng=rng)
+        return await listen(
+            address, key=key, clients=clients, reuse_port=reuse_port, config=config, runtime=runtime, rng=rng
+        )
 
     async def _bind(self, addresses: tuple[Address, ...], reuse_port: bool) -> None:
         try:
@@ -219,8 +240,9 @@ class PhantomListener:
             sock.close()
         for handshake in list(self._handshakes):
             handshake.abort()
-        while self._accepted:
-            session = self._accepted.popleft().session
+        unseen = [*self._withheld, *(outcome.session for outcome in self._accepted)]
+        self._accepted.clear()
+        for session in unseen:
             self._runtime.spawn(_discard(session), "phantom-close-unaccepted")
             if session._leg is not None:
                 self._lingering.append(session._leg)
@@ -357,21 +379,56 @@ class PhantomListener:
 
     def _session_room(self, source: Source) -> bool:
         config = self._config
-        if len(self._accepted) >= limits.ACCEPT_QUEUE:
+        if len(self._accepted) + len(self._withheld) >= limits.ACCEPT_QUEUE:
             return False
         if config.max_sessions and len(self._sessions) >= config.max_sessions:
             return False
         return not config.max_sessions_per_ip or self._per_source.get(source.key, 0) < config.max_sessions_per_ip
 
     def _accept(self, result: HandshakeResult, leg: Leg, seconds: float, source: Source, peer_addr: str) -> None:
-        self._counters.succeeded(seconds)
         session = PhantomSession(self._runtime, self._config, peer_addr)
         session._on_end = self._session_ended
         self._sessions[session] = source.key
         self._per_source[source.key] = self._per_source.get(source.key, 0) + 1
-        self._engine.establish(session, leg, result, seconds)
-        self._accepted.append(AcceptOutcome(session, peer_addr))
-        self._acceptors.wake(len(self._accepted))
+        session._on_event = lambda event: self._client_event(session, event)
+        self._engine.establish(session, leg, result, seconds, clients=self._clients.kind)
+        self._gate.enter(source)  # the slot that the handshake has just left: it is still in flight (§8.7)
+        self._withheld[session] = source, seconds
+        session._when_admitted(lambda: self._settled(session))
+
+    # --- which client it is (§15.7) -----------------------------------------------------------------------------------
+
+    def _settled(self, session: PhantomSession) -> None:
+        """The session may be shown, or is over before that."""
+        source, seconds = self._withheld.pop(session)
+        self._gate.leave(source)
+        if self._closed:
+            return  # it is being closed with the listener
+        if session._admitted:
+            self._counters.succeeded(seconds)
+            self._accepted.append(AcceptOutcome(session, session.peer_addr, session.peer_identity()))
+            self._acceptors.wake(len(self._accepted))
+        else:
+            self._counters.failure += 1
+            logger.info("a session ended before it was shown: %s", session.last_error() or "its client left")
+
+    def _client_event(self, session: PhantomSession, event: Event) -> None:
+        if isinstance(event, ClientAuthRequested):
+            self._runtime.spawn(self._judge(session, event.key), "phantom-authorise")
+        elif isinstance(event, ClientAuthenticated):
+            session._peer_key = event.key
+
+    async def _judge(self, session: PhantomSession, key: HybridVerifyingKey) -> None:
+        accepted = False
+        try:
+            answer = self._clients.judge(key)
+            accepted = answer if isinstance(answer, bool) else await answer is True
+        except Exception:  # noqa: BLE001 - whatever a user's function raises refuses this client and no other
+            logger.exception("the function that authorises clients failed; the client is refused")
+        finally:
+            session._client_verdict(accepted)
+
+    # --- their ends ---------------------------------------------------------------------------------------------------
 
     def _put_back(self, outcome: AcceptOutcome) -> None:
         """A session that was taken for a caller who is gone is the next one again."""
@@ -393,7 +450,7 @@ class PhantomListener:
 class Binding:
     """A listen that has been described and not begun: ``await`` it for the listener, or ``async with`` it."""
 
-    __slots__ = ("_addresses", "_config", "_key", "_listener", "_reuse_port", "_rng", "_runtime")
+    __slots__ = ("_addresses", "_clients", "_config", "_key", "_listener", "_reuse_port", "_rng", "_runtime")
 
     def __init__(
         self,
@@ -403,8 +460,10 @@ class Binding:
         config: PhantomConfig,
         runtime: Runtime | None,
         rng: RngProvider,
+        clients: ClientPolicy = _EVERYBODY,
     ) -> None:
         self._addresses = addresses
+        self._clients = clients
         self._key = key
         self._reuse_port = reuse_port
         self._config = config
@@ -427,7 +486,7 @@ class Binding:
 
     async def _bind(self) -> PhantomListener:
         key = self._key or HybridSigningKey.generate(self._rng)
-        listener = PhantomListener(key, self._config, self._runtime or AsyncioRuntime(), self._rng)
+        listener = PhantomListener(key, self._config, self._runtime or AsyncioRuntime(), self._rng, self._clients)
         await listener._bind(self._addresses, self._reuse_port)
         return listener
 
@@ -435,6 +494,7 @@ class Binding:
 def listen(
     *addresses: str,
     key: HybridSigningKey | None = None,
+    clients: ClientPolicy = _EVERYBODY,
     reuse_port: bool = False,
     config: PhantomConfig | None = None,
     runtime: Runtime | None = None,
@@ -442,8 +502,9 @@ def listen(
 ) -> Binding:
     """Listens on ``addresses`` (surface §1.7; port 0 takes a free one) under one identity.
 
-    Without ``key`` a fresh identity is made, a new one for each listener. Arguments are checked here, before any I/O:
-    ConfigError, ValidationError, UnsupportedError. Awaiting raises NetworkError, also when a port is in use.
+    Without ``key`` a fresh identity is made, a new one for each listener. ``clients`` says who may come in: everybody,
+    unless it is ``ClientPolicy.required(...)``. Arguments are checked here, before any I/O: ConfigError,
+    ValidationError, UnsupportedError. Awaiting raises NetworkError, also when a port is in use.
     """
     if not addresses:
         raise ConfigError("give at least one address to listen on, such as tcp://127.0.0.1:4242")
@@ -454,7 +515,11 @@ def listen(
             raise ConfigError("an address to listen on has no pin")
     if reuse_port and not hasattr(os, "fork"):
         raise ConfigError("reuse_port is not available on this platform")
-    return Binding(parsed, key, reuse_port, config or PhantomConfig(), runtime, rng or SYSTEM_RNG)
+    if not isinstance(clients, ClientPolicy):
+        raise ValidationError(
+            "clients is a ClientPolicy, such as ClientPolicy.required(AuthorizedClients.from_file(...))"
+        )
+    return Binding(parsed, key, reuse_port, config or PhantomConfig(), runtime, rng or SYSTEM_RNG, clients)
 
 
 async def _discard(session: PhantomSession) -> None:

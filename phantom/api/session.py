@@ -18,7 +18,7 @@ from phantom.crypto.aead import CipherSuite
 from phantom.errors import ConnectionClosedError, PhantomError, ValidationError
 from phantom.observability.metrics import MetricsSnapshot
 from phantom.runtime.base import Runtime
-from phantom.transport.session.events import StateChanged
+from phantom.transport.session.events import Event, StateChanged
 from phantom.transport.session.states import ConnectionState
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ class PhantomSession:
         "_error",
         "_handshake",
         "_leg",
+        "_on_admission",
         "_on_end",
+        "_on_event",
         "_peer_addr",
         "_peer_key",
         "_ready",
@@ -101,6 +103,8 @@ class PhantomSession:
         self._streams: WeakSet[_EventStream] | None = None
         self._connecting: Callable[[], None] | None = None  # aborts the handshake
         self._on_end: Callable[[PhantomSession], None] | None = None
+        self._on_event: Callable[[Event], None] | None = None  # what the engine asks and tells the library itself
+        self._on_admission: Callable[[], None] | None = None
         self._started = runtime.monotonic()
 
     @classmethod
@@ -201,14 +205,15 @@ class PhantomSession:
     # --- readiness ----------------------------------------------------------------------------------------------------
 
     async def await_ready(self, timeout: float | None = None) -> None:
-        """Returns when the peer is authenticated; on an accepted session when its first packet has opened (§6.4).
+        """Returns when the peer is authenticated; on an accepted session when its first packet has opened (§6.4), on
+        one with an identity when the server has accepted it (§15.7).
 
         Raises what ended the session, PhantomTimeoutError after ``timeout`` seconds.
         """
         deadline = Deadline(self._runtime, timeout)
         driver = await self._wait_established(deadline)
         conn = driver.conn
-        while not conn.confirmed:
+        while not (conn.confirmed and conn.admitted):
             if conn.phase.over:
                 raise conn.end_error()
             await driver.confirmed.wait(deadline, "the peer sent nothing")
@@ -381,7 +386,10 @@ class PhantomSession:
         self._handshake = handshake
         driver = driver_of(self._changed)
         self._driver = driver
-        self._move(StateChanged(self._state, ConnectionState.CONNECTED, "the handshake is complete"))
+        if driver.conn.admitted:
+            self._connected()
+        else:
+            driver.admission = self._admission
         self._connecting = None  # the handshake, its keys and its frames go
         for message in self._early:
             driver.conn.send_message(message)
@@ -398,6 +406,33 @@ class PhantomSession:
             driver.conn.stats.messages_recv += len(driver.messages)
             inbox.extend(driver.messages)
             driver.messages.clear()
+
+    def _when_admitted(self, callback: Callable[[], None]) -> None:
+        """Calls back once: when the session may be used, or is over before that (listeners)."""
+        if self._driver is not None and self._driver.admission is not None:
+            self._on_admission = callback
+        else:
+            callback()
+
+    @property
+    def _admitted(self) -> bool:
+        """The application may have the session."""
+        return self._driver is not None and self._driver.conn.admitted
+
+    def _client_verdict(self, accepted: bool) -> None:
+        """The listener's answer to the client's identity."""
+        if self._driver is not None:
+            self._driver.client_verdict(accepted)
+
+    def _admission(self) -> None:
+        if self._admitted and self._state is ConnectionState.CONNECTING:
+            self._connected()
+        callback, self._on_admission = self._on_admission, None
+        if callback is not None:
+            callback()
+
+    def _connected(self) -> None:
+        self._move(StateChanged(self._state, ConnectionState.CONNECTED, "the handshake is complete"))
 
     def _abandon(self) -> None:
         """The caller of connect is gone: what the handshake made must not live on unowned."""
@@ -455,9 +490,18 @@ class PhantomSession:
             if conn.error is not None:
                 self._error = conn.error
             if isinstance(event, StateChanged):
-                self._move(event)
+                self._move(event) if self._state is not ConnectionState.CONNECTING else self._refused(event)
+            elif self._on_event is not None:
+                self._on_event(event)
         if conn.phase.over:
             self._end()
+
+    def _refused(self, event: StateChanged) -> None:
+        """A session that is not admitted yet (§15.7) has failed when it ends, whatever ended it."""
+        assert self._driver is not None
+        if event.new in _FINAL:
+            self._error = self._driver.conn.end_error()
+            self._move(StateChanged(self._state, ConnectionState.FAILED, event.reason))
 
     def _move(self, event: StateChanged) -> None:
         self._state = event.new

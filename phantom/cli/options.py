@@ -9,6 +9,7 @@ import typer
 
 __all__ = [
     "HostOption",
+    "IdentityOption",
     "Json",
     "LegOption",
     "PinFileOption",
@@ -49,5 +50,13 @@ PinFileOption = Annotated[
         "--pinned-key-file",
         metavar="FILE",
         help="A file with the server's fingerprint or its verifying key, raw or in hex; repeatable.",
+    ),
+]
+IdentityOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity",
+        metavar="KEYFILE",
+        help="A signing key to prove to the server, as 'phantom keygen' makes it; for servers that ask who you are.",
     ),
 ]

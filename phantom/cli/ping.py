@@ -15,6 +15,7 @@ from phantom.api.session import HandshakeInfo, Negotiated
 from phantom.cli.failures import as_usage
 from phantom.cli.options import (
     HostOption,
+    IdentityOption,
     Json,
     LegOption,
     PinFileOption,
@@ -24,7 +25,7 @@ from phantom.cli.options import (
     TargetArgument,
 )
 from phantom.cli.screen import Screen
-from phantom.cli.targets import target_of
+from phantom.cli.targets import identity_of, target_of
 from phantom.errors import PhantomTimeoutError
 
 __all__ = ["ping"]
@@ -50,6 +51,7 @@ def ping(
     pin: PinOption = None,
     pinned_key_hex: PinHexOption = None,
     pinned_key_file: PinFileOption = None,
+    identity: IdentityOption = None,
     msg: Annotated[str, typer.Option("--msg", metavar="TEXT", help="The message to send.")] = "ping",
     timeout_secs: Annotated[
         float, typer.Option("--timeout-secs", metavar="SECONDS", help="Limit of the whole, connecting included.")
@@ -62,10 +64,11 @@ def ping(
     """
     screen = Screen(as_json=as_json)
     wanted = target_of(target, host, port, leg, pin, pinned_key_hex, pinned_key_file)
-    with as_usage():
-        connecting = connect(wanted.url, wanted.pins, timeout=timeout_secs)
-    with screen.waiting("waiting for the server"):
-        pong = asyncio.run(_ping(connecting, os.fsencode(msg), timeout_secs))
+    with identity_of(identity) as key:
+        with as_usage():
+            connecting = connect(wanted.url, wanted.pins, identity=key, timeout=timeout_secs)
+        with screen.waiting("waiting for the server"):
+            pong = asyncio.run(_ping(connecting, os.fsencode(msg), timeout_secs))
     if screen.fancy:
         handshake = pong.handshake
         algorithms = " + ".join(handshake.algorithms)

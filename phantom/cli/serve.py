@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from phantom.api.clients import AuthorizedClients
 from phantom.cli.failures import as_usage
 from phantom.cli.logging_options import LogFilter, LogJson, configure
 from phantom.cli.options import Json
@@ -52,6 +53,15 @@ def serve(
             " or signing.key in the user's state directory.",
         ),
     ] = None,
+    authorized_clients: Annotated[
+        Path | None,
+        typer.Option(
+            "--authorized-clients",
+            envvar="PHANTOM_AUTHORIZED_CLIENTS",
+            metavar="FILE",
+            help="Let in only clients whose identity is in this file: a fingerprint a line. Edits take effect.",
+        ),
+    ] = None,
     handler: Annotated[
         str,
         typer.Option(
@@ -88,9 +98,10 @@ def serve(
     """Run the reference server.
 
     Prints a URL with the pin, for 'phantom ping', when it is ready. SIGTERM or Ctrl-C ends it when its sessions have
-    finished, within ten seconds; a second one ends it at once.
+    finished, within ten seconds; a second one ends it at once. SIGHUP reads the file of authorised clients again.
     """
     screen = Screen(as_json=as_json)
+    authorized = None if authorized_clients is None else AuthorizedClients.from_file(authorized_clients)
     with as_usage():
         settings = ServerSettings(
             addresses=(bind, *(url for urls in leg or () for url in urls.split(",") if url)),
@@ -98,6 +109,7 @@ def serve(
             handler=load_handler(handler),
             advertise=advertise,
             reuse_port=reuse_port,
+            authorized=authorized,
             config=PhantomConfig.server(max_sessions=max_sessions, max_sessions_per_ip=max_sessions_per_ip),
         )
     configure(screen, log_filter, log_json)

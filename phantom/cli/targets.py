@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from phantom.api.endpoint import Address
-from phantom.cli.failures import UsageError
-from phantom.crypto.hybrid_sign import HybridVerifyingKey
+from phantom.cli.failures import UsageError, as_usage
+from phantom.crypto.hybrid_sign import HybridSigningKey, HybridVerifyingKey
 from phantom.crypto.pins import Pin
 from phantom.limits import SIGNING_SEED_LEN, VERIFYING_KEY_LEN, MiB
 
-__all__ = ["Target", "read_pin_file", "target_of"]
+__all__ = ["Target", "identity_of", "read_pin_file", "target_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,18 @@ def target_of(
     for path in files or ():
         found += read_pin_file(path)
     return Target(url, found or None)
+
+
+@contextmanager
+def identity_of(path: Path | None) -> Iterator[HybridSigningKey | None]:
+    """The key that --identity names, wiped afterwards. UsageError if the file cannot be used."""
+    if path is None:
+        yield None
+        return
+    with as_usage():
+        key = HybridSigningKey.from_file(path)
+    with key:
+        yield key
 
 
 def read_pin_file(path: Path) -> list[Pin]:

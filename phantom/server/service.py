@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from phantom import limits
+from phantom.api.clients import AuthorizedClients, ClientPolicy
 from phantom.api.listener import AcceptOutcome, PhantomListener, listen
 from phantom.api.session import PhantomSession
 from phantom.config import PhantomConfig
-from phantom.crypto.hybrid_sign import HybridSigningKey
-from phantom.errors import InternalError, PhantomError
+from phantom.crypto.hybrid_sign import HybridSigningKey, HybridVerifyingKey
+from phantom.errors import ClientAuthError, InternalError, PhantomError
 from phantom.server.handlers import Handler, echo
 from phantom.server.keys import load_or_create
-from phantom.server.signals import termination
+from phantom.server.signals import hangup, termination
 from phantom.server.urls import check_advertised, is_wildcard, pinned_urls
 from phantom.transport.session.states import ConnectionState
 
@@ -29,6 +30,8 @@ __all__ = ["Server", "ServerSettings", "serve"]
 logger = logging.getLogger("phantom.server")
 
 _CLOSE_MARGIN = 1.0  # s, for CLOSE to leave after the grace
+_WATCH_EVERY = 1.0  # s between two looks at the file of authorised clients
+_REMOVED_GRACE = 1.0  # s that a client which was taken out of it has to get what it is owed
 _OVER = (ConnectionState.CLOSED, ConnectionState.DEAD, ConnectionState.FAILED, ConnectionState.DRAINING)
 
 
@@ -42,15 +45,22 @@ class ServerSettings:
     advertise: str | None = None
     """Host in the printed URLs in place of a wildcard."""
     reuse_port: bool = False
+    authorized: AuthorizedClients | None = None
+    """Clients that may come in; None: everybody."""
     config: PhantomConfig = field(default_factory=PhantomConfig.server)
     grace: float = limits.SHUTDOWN_GRACE
     """Seconds that sessions have to finish when the server ends."""
 
     def __post_init__(self) -> None:
         """Raises what is wrong before a key is made or a port is taken."""
-        listen(*self.addresses, reuse_port=self.reuse_port, config=self.config)
+        listen(*self.addresses, clients=self.clients, reuse_port=self.reuse_port, config=self.config)
         if self.advertise is not None:
             check_advertised(self.advertise)
+
+    @property
+    def clients(self) -> ClientPolicy:
+        """The policy of the listener."""
+        return ClientPolicy.none() if self.authorized is None else ClientPolicy.required(self.authorized)
 
 
 class Server:
@@ -62,14 +72,24 @@ class Server:
         self._listener = listener
         self._handler = settings.handler
         self._grace = settings.grace
+        self._authorized = settings.authorized
         self._sessions: set[asyncio.Task[None]] = set()
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(), name="phantom-server-accept")
+        self._known: dict[PhantomSession, HybridVerifyingKey] = {}
+        loop = asyncio.get_running_loop()
+        self._accepting = loop.create_task(self._accept(), name="phantom-server-accept")
+        self._watching = loop.create_task(self._watch(), name="phantom-server-watch")
 
     @classmethod
     async def start(cls, settings: ServerSettings, key: HybridSigningKey) -> Server:
         """Binds, logs one pinned URL per address at WARNING, and accepts. NetworkError, also for a port in use."""
         advertise = None if settings.advertise is None else check_advertised(settings.advertise)
-        listener = await listen(*settings.addresses, key=key, reuse_port=settings.reuse_port, config=settings.config)
+        listener = await listen(
+            *settings.addresses,
+            key=key,
+            clients=settings.clients,
+            reuse_port=settings.reuse_port,
+            config=settings.config,
+        )
         urls = await pinned_urls(listener.local_addrs, key.verifying_key().fingerprint(), advertise)
         for url in urls:
             logger.warning("listening on %s", url)
@@ -91,12 +111,35 @@ class Server:
                 async with asyncio.timeout_at(deadline + _CLOSE_MARGIN):
                     await self._listener.drain(self._grace)
         await self._accepting
+        self._watching.cancel()
         if self._sessions:
             _, late = await asyncio.wait(self._sessions, timeout=max(0.0, deadline - loop.time()))
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.gather(self._watching, return_exceptions=True)
         logger.info("stopped")
+
+    def reread(self) -> None:
+        """Looks at the file of authorised clients now."""
+        if self._authorized is not None:
+            self._authorized.refresh()
+
+    async def _watch(self) -> None:
+        """Ends the sessions of who was taken out of the list, with code 43 (surface §1.4)."""
+        authorized = self._authorized
+        if authorized is None:
+            return
+        version = authorized.version
+        while True:
+            await asyncio.sleep(_WATCH_EVERY)
+            authorized.refresh()
+            if version != authorized.version:
+                version = authorized.version
+                gone = [session for session, key in self._known.items() if not authorized.allows(key)]
+                if gone:
+                    logger.warning("ending the sessions of clients that are not authorised any more: %d", len(gone))
+                await asyncio.gather(*(session.disconnect(ClientAuthError.code, _REMOVED_GRACE) for session in gone))
 
     async def _accept(self) -> None:
         async for outcome in self._listener:
@@ -105,12 +148,17 @@ class Server:
             task.add_done_callback(self._sessions.discard)
 
     async def _run(self, outcome: AcceptOutcome) -> None:
-        session = outcome.session
+        session, client = outcome.session, outcome.client_identity
         fields = {"peer": outcome.peer_addr, "session": session.id}
+        if client is not None:
+            fields["client"] = client.fingerprint()
+            self._known[session] = client
         logger.debug("session accepted", extra={"fields": fields})
         code = 0
         try:
-            if await _heard(session):
+            if client is not None and self._authorized is not None and not self._authorized.allows(client):
+                code = ClientAuthError.code  # taken out of the list between its proof and now
+            elif await _heard(session):
                 await self._handler(session)
                 logger.debug("session finished", extra={"fields": fields})
         except Exception as error:  # whatever a handler raises ends its own session and no other
@@ -120,6 +168,7 @@ class Server:
                 code = InternalError.code
                 logger.exception("the handler crashed; its session is closed, the server goes on")
         finally:
+            self._known.pop(session, None)
             await session.disconnect(code)
 
 
@@ -145,6 +194,7 @@ async def serve(settings: ServerSettings, ready: Callable[[Server], None]) -> No
     """
     with load_or_create(settings.key_file) as key, termination() as asked:
         server = await Server.start(settings, key)
-        ready(server)
-        await asked.wait()
-        await server.drain()
+        with hangup(server.reread):
+            ready(server)
+            await asked.wait()
+            await server.drain()

@@ -1,4 +1,4 @@
-"""The two signals that ask a program to end (surface §6)."""
+"""The two signals that ask a program to end, and the one that asks it to read its files again (surface §6)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-__all__ = ["termination"]
+__all__ = ["hangup", "termination"]
 
 
 @contextlib.contextmanager
@@ -35,3 +35,21 @@ def termination() -> Iterator[asyncio.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def hangup(reread: Callable[[], None]) -> Iterator[None]:
+    """Calls ``reread`` in the running loop for each SIGHUP, where there is such a signal. Main thread only."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(reread)
+
+    before = signal.signal(signal.SIGHUP, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -422,11 +422,13 @@ async def test_one_handshake_that_broke_stopped_all_later_ones(
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: troubles.append(context))
     establish = listener._engine.establish
 
-    def broken(*_: Any) -> None:
-        monkeypatch.setattr(type(listener._engine), "establish", lambda _self, *rest: establish(*rest))
+    def broken(*_: Any, **__: Any) -> None:
+        monkeypatch.setattr(
+            type(listener._engine), "establish", lambda _self, *rest, **more: establish(*rest, **more)
+        )
         raise KeyError("a bug")
 
-    monkeypatch.setattr(type(listener._engine), "establish", lambda _self, *rest: broken(*rest))
+    monkeypatch.setattr(type(listener._engine), "establish", broken)
     legs = [_serve(listener) for _ in range(3)]
     hello = _hello(server_key)
     for leg in legs:

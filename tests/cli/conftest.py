@@ -76,8 +76,14 @@ def key_file(key: phantom.HybridSigningKey, tmp_path_factory: pytest.TempPathFac
 class LoopThread:
     """A server in a thread of its own, for commands that run in this one."""
 
-    def __init__(self, key: phantom.HybridSigningKey, handler: Handler) -> None:
+    def __init__(
+        self,
+        key: phantom.HybridSigningKey,
+        handler: Handler,
+        clients: phantom.ClientPolicy | None = None,
+    ) -> None:
         self.url = ""
+        self._clients = clients or phantom.ClientPolicy.none()
         self._key = key
         self._handler = handler
         self._ready = threading.Event()
@@ -88,7 +94,7 @@ class LoopThread:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        async with phantom.listen("127.0.0.1:0", key=self._key) as listener:
+        async with phantom.listen("127.0.0.1:0", key=self._key, clients=self._clients) as listener:
             self.url = listener.urls[0]
             accepting = asyncio.create_task(self._accept(listener))
             self._ready.set()
@@ -124,8 +130,8 @@ def serving(key: phantom.HybridSigningKey) -> Serving:
     """``with serving(handler) as url``: a server in a thread."""
 
     @contextmanager
-    def start(handler: Handler = echo) -> Iterator[str]:
-        server = LoopThread(key, handler)
+    def start(handler: Handler = echo, **arguments: Any) -> Iterator[str]:
+        server = LoopThread(key, handler, **arguments)
         try:
             yield server.url
         finally:

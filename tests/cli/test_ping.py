@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from phantom import HybridSigningKey, PhantomSession
+from phantom import AuthorizedClients, ClientPolicy, HybridSigningKey, PhantomSession
 from tests.cli.conftest import Invoke, OnTerminal, Serving, host_port
 
 PIN = "phantom1:" + "a" * 52
@@ -56,6 +56,14 @@ class TestSuccess:
         outcome = invoke("ping", url, "--msg", message)
         sent = message.encode()
         assert outcome.out.splitlines()[1] == f"reply ({len(sent)} bytes): {sent.hex()}"
+
+    def test_an_identity_is_proved(
+        self, invoke: Invoke, serving: Serving, stranger: HybridSigningKey, tmp_path: Path
+    ) -> None:
+        stranger.write_file(tmp_path / "client.key")
+        policy = ClientPolicy.required(AuthorizedClients.from_pins([stranger.verifying_key()]))
+        with serving(clients=policy) as url:
+            assert invoke("ping", url, "--identity", str(tmp_path / "client.key")).code == 0
 
     def test_json(self, invoke: Invoke, url: str, key: HybridSigningKey) -> None:
         found = json.loads(invoke("ping", url, "--json").out)
@@ -211,3 +219,28 @@ class TestRefusals:
             outcome = invoke("ping", url)
         assert outcome.code == 4
         assert "with code 7" in outcome.err
+
+
+class TestIdentity:
+    """What a client that is not let in is told."""
+
+    def test_a_refused_identity(
+        self, invoke: Invoke, serving: Serving, key: HybridSigningKey, key_file: Path, stranger: HybridSigningKey
+    ) -> None:
+        policy = ClientPolicy.required(AuthorizedClients.from_pins([stranger.verifying_key()]))
+        with serving(clients=policy) as url:
+            outcome = invoke("ping", url, "--identity", str(key_file))
+            assert outcome.code == 6
+            assert "refused this client's identity" in outcome.err
+            assert json.loads(invoke("ping", url, "--identity", str(key_file), "--json").err)["error"]["code"] == 43
+
+    def test_none_where_one_is_required(self, invoke: Invoke, serving: Serving) -> None:
+        with serving(clients=ClientPolicy.required(AuthorizedClients.from_pins([]))) as url:
+            outcome = invoke("ping", url)
+            assert outcome.code == 6
+            assert "requires a client identity" in outcome.err
+
+    def test_a_key_file_that_cannot_be_used_is_usage(self, invoke: Invoke, tmp_path: Path) -> None:
+        outcome = invoke("ping", f"phantom://{PIN}@127.0.0.1:1", "--identity", str(tmp_path / "no.key"))
+        assert outcome.code == 2
+        assert "no.key" in outcome.err

@@ -55,6 +55,7 @@ class TestSettings:
         assert settings.key_file is None
         assert settings.advertise is None
         assert not settings.reuse_port
+        assert settings.authorized is None
         assert settings.handler.__name__ == "echo"
         assert settings.config == phantom.PhantomConfig.server()
         assert (settings.config.max_sessions, settings.config.max_sessions_per_ip) == (1024, 64)
@@ -99,6 +100,30 @@ class TestSettings:
         assert settings.key_file == Path("/from/flag")
         assert settings.advertise == "host"
         assert (settings.config.max_sessions, settings.config.max_sessions_per_ip) == (0, 1)
+
+    @pytest.mark.parametrize("how", ["flag", "environment"])
+    def test_authorised_clients(self, invoke: Invoke, taken: list[Any], tmp_path: Path, how: str) -> None:
+        path = tmp_path / "clients.txt"
+        path.write_text(phantom.generate_signing_key().verifying_key().fingerprint())
+        if how == "flag":
+            outcome = invoke("serve", "--authorized-clients", str(path), PHANTOM_AUTHORIZED_CLIENTS="/nowhere")
+        else:
+            outcome = invoke("serve", PHANTOM_AUTHORIZED_CLIENTS=str(path))
+        assert outcome.code == 0
+        assert len(taken[1].authorized) == 1
+        assert taken[1].clients == phantom.ClientPolicy.required(taken[1].authorized)
+
+    @pytest.mark.parametrize("content", [None, "not a pin"], ids=["missing", "malformed"])
+    def test_a_list_of_clients_that_cannot_be_read_ends_the_start(
+        self, invoke: Invoke, taken: list[Any], tmp_path: Path, content: str | None
+    ) -> None:
+        path = tmp_path / "clients.txt"
+        if content is not None:
+            path.write_text(content)
+        outcome = invoke("serve", "--authorized-clients", str(path))
+        assert outcome.code == 1
+        assert f"the list of clients {path}" in outcome.err
+        assert taken == []
 
     def test_an_empty_variable_is_an_unset_one(self, invoke: Invoke, taken: list[Any]) -> None:
         assert invoke("serve", **dict.fromkeys(self.ENVIRONMENT, "")).code == 0

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from phantom import (
+    AuthorizedClients,
+    ClientAuthError,
     ConfigError,
     ConnectionClosedError,
     ConnectionState,
@@ -121,6 +123,101 @@ async def test_peers_and_sessions_are_named_at_debug_only(
     tellers = [record for record in caplog.records if name in str(record.__dict__)]
     assert tellers
     assert {record.levelno for record in tellers} == {logging.DEBUG}
+
+
+# --- clients ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of authorised clients that is looked at all the time."""
+    monkeypatch.setattr(service, "_WATCH_EVERY", 0.0)
+    path = tmp_path / "clients.txt"
+    path.write_text("# nobody yet")
+    return path
+
+
+async def test_only_listed_clients_reach_a_handler(key: HybridSigningKey, clients: Path) -> None:
+    reached: list[PhantomSession] = []
+
+    async def handler(session: PhantomSession) -> None:
+        reached.append(session)
+
+    with generate_signing_key() as alice, generate_signing_key() as mallory:
+        clients.write_text(f"{alice.verifying_key().fingerprint()} alice")
+        async with running(key, authorized=AuthorizedClients.from_file(clients), handler=handler) as server:
+            with pytest.raises(ClientAuthError):
+                await connect(server.urls[0], identity=mallory)
+            async with connect(server.urls[0]) as nobody:
+                with pytest.raises(ClientAuthError, match="requires a client identity"):
+                    await nobody.recv(30)
+            async with connect(server.urls[0], identity=alice) as session:
+                await ended(session)
+        (one,) = reached
+        assert one.peer_identity() == alice.verifying_key()
+
+
+async def test_taking_an_identity_out_ends_its_running_sessions(
+    key: HybridSigningKey, clients: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with generate_signing_key() as alice, generate_signing_key() as bob:
+        both = [each.verifying_key().fingerprint() for each in (alice, bob)]
+        clients.write_text("\n".join(both))
+        async with running(key, authorized=AuthorizedClients.from_file(clients)) as server:
+            async with connect(server.urls[0], identity=alice) as hers, connect(server.urls[0], identity=bob) as his:
+                for session in (hers, his):
+                    await session.send(b"x")
+                    assert await session.recv(30) == b"x"
+                clients.write_text("phantom1:broken")
+                await logged(caplog, "the last good list of clients stays")
+                clients.write_text(both[1])
+                assert (await ended(hers)).peer_code == 43
+                await his.send(b"still here")
+                assert await his.recv(30) == b"still here"
+            with pytest.raises(ClientAuthError):
+                await connect(server.urls[0], identity=alice)
+    assert "not authorised any more: 1" in caplog.text
+
+
+async def test_an_identity_taken_out_between_proof_and_handler_does_not_get_there(
+    key: HybridSigningKey, clients: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [True, False]
+    monkeypatch.setattr(AuthorizedClients, "allows", lambda self, _: answers.pop(0))
+    with generate_signing_key() as alice:
+        async with running(key, authorized=AuthorizedClients.from_file(clients)) as server:
+            async with connect(server.urls[0], identity=alice) as session:
+                assert (await ended(session)).peer_code == 43
+    assert answers == []
+
+
+async def test_a_server_can_be_told_to_read_its_files_again(key: HybridSigningKey, clients: Path) -> None:
+    authorized = AuthorizedClients.from_file(clients)
+    async with running(key, authorized=authorized) as server:
+        clients.write_text(key.verifying_key().fingerprint())
+        server.reread()
+        assert (len(authorized), authorized.version) == (1, 1)
+    async with running(key) as server:
+        server.reread()  # it has none
+
+
+async def test_fingerprints_of_clients_are_named_at_debug_only(
+    key: HybridSigningKey, clients: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with generate_signing_key() as alice:
+        name = alice.verifying_key().fingerprint()
+        clients.write_text(name)
+        async with running(key, authorized=AuthorizedClients.from_file(clients)) as server:
+            async with connect(server.urls[0], identity=alice) as session:
+                await session.send(b"x")
+                await session.recv(30)
+        await logged(caplog, "session finished")
+    tellers = [record for record in caplog.records if name in str(record.__dict__)]
+    assert tellers
+    assert {record.levelno for record in tellers} == {logging.DEBUG}
+
+
+# --- trouble ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_client_that_pins_another_key_is_no_crash(

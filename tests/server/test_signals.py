@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from phantom.server.signals import termination
+from phantom.server.signals import hangup, termination
 
 BOTH = (signal.SIGTERM, signal.SIGINT)
 
@@ -39,3 +39,18 @@ async def test_handlers_come_back_after_an_error() -> None:
     with pytest.raises(ValueError, match="x"), termination():
         raise ValueError("x")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+async def test_a_hangup_reads_files_again_and_ends_nothing() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    reread = asyncio.Event()
+    with hangup(reread.set):
+        signal.raise_signal(signal.SIGHUP)
+        await asyncio.wait_for(reread.wait(), 30)
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+async def test_where_there_is_no_hangup_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("phantom.server.signals.signal.SIGHUP")
+    with hangup(lambda: None):
+        await asyncio.sleep(0)

@@ -15,6 +15,7 @@ from phantom.api import connecting, listener
 from phantom.api import session as aio
 from phantom.api.blocking.loop_thread import run
 from phantom.api.blocking.mailbox import Mailbox
+from phantom.api.clients import ClientPolicy
 from phantom.errors import ConnectionClosedError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["AcceptOutcome", "PhantomListener", "PhantomSession", "connect", "connect_pinned", "listen"]
 
 T = TypeVar("T")
+_EVERYBODY = ClientPolicy.none()
 
 
 async def _await(waiting: connecting.Connecting | listener.Binding) -> Any:
@@ -88,7 +90,7 @@ class PhantomSession:
         return self._session.state
 
     def peer_identity(self) -> HybridVerifyingKey | None:
-        """The server's key; None on the server."""
+        """The server's key; on the server the client's identity, None if it proved none."""
         return self._session.peer_identity()
 
     def is_data_ready(self) -> bool:
@@ -158,10 +160,11 @@ class PhantomSession:
 
 @dataclass(frozen=True, slots=True)
 class AcceptOutcome:
-    """A finished handshake: the session and the peer's ``HOST:PORT``."""
+    """A finished handshake: the session, the peer's ``HOST:PORT``, and the identity that it proved, if any."""
 
     session: PhantomSession
     peer_addr: str
+    client_identity: HybridVerifyingKey | None = None
 
 
 class PhantomListener:
@@ -203,7 +206,7 @@ class PhantomListener:
     def accept(self, timeout: float | None) -> AcceptOutcome:
         """The next established session."""
         outcome = run(self._listener.accept(timeout), self._listener._put_back)
-        return AcceptOutcome(PhantomSession(outcome.session), outcome.peer_addr)
+        return AcceptOutcome(PhantomSession(outcome.session), outcome.peer_addr, outcome.client_identity)
 
     def shutdown(self) -> None:
         """Refuses new sessions; established ones go on."""
@@ -236,11 +239,12 @@ def connect(
     pin: Pins | None = None,
     *,
     timeout: float | None,
+    identity: HybridSigningKey | None = None,
     config: PhantomConfig | None = None,
     rng: RngProvider | None = None,
 ) -> PhantomSession:
     """``phantom.connect``, blocking; ``timeout`` None means the default of 20 s."""
-    waiting = connecting.connect(target, pin, config=config, timeout=timeout, rng=rng)
+    waiting = connecting.connect(target, pin, identity=identity, config=config, timeout=timeout, rng=rng)
     return PhantomSession(run(_await(waiting), aio.PhantomSession._abandon))
 
 
@@ -251,21 +255,25 @@ def connect_pinned(
     *,
     timeout: float | None,
     leg: str = "tcp",
+    identity: HybridSigningKey | None = None,
     config: PhantomConfig | None = None,
     rng: RngProvider | None = None,
 ) -> PhantomSession:
     """``phantom.connect_pinned``, blocking."""
-    waiting = connecting.connect_pinned(host, port, pinned_key, leg=leg, config=config, timeout=timeout, rng=rng)
+    waiting = connecting.connect_pinned(
+        host, port, pinned_key, leg=leg, identity=identity, config=config, timeout=timeout, rng=rng
+    )
     return PhantomSession(run(_await(waiting), aio.PhantomSession._abandon))
 
 
 def listen(
     *addresses: str,
     key: HybridSigningKey | None = None,
+    clients: ClientPolicy = _EVERYBODY,
     reuse_port: bool = False,
     config: PhantomConfig | None = None,
     rng: RngProvider | None = None,
 ) -> PhantomListener:
-    """``phantom.listen``, blocking: returns the bound listener."""
-    waiting = listener.listen(*addresses, key=key, reuse_port=reuse_port, config=config, rng=rng)
+    """``phantom.listen``, blocking: returns the bound listener. ``clients`` is asked on the loop thread."""
+    waiting = listener.listen(*addresses, key=key, clients=clients, reuse_port=reuse_port, config=config, rng=rng)
     return PhantomListener(run(_await(waiting), listener.PhantomListener.shutdown))
