@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from phantom.cli.screen import Screen
+from phantom.cli.simulate import _progress
 from phantom.testing.simulator import Outcome, play
 from phantom.testing.simulator.plans import PLANS
 from tests.cli.conftest import Invoke
@@ -121,3 +125,15 @@ def test_a_plan_that_comes_along_is_played_by_name(invoke: Invoke) -> None:
     outcome = invoke("simulate", "--plan", "handshakes-30-percent-bursts", "--seeds", "1", "--jobs", "1")
     assert outcome.code == 0
     assert play(PLANS["handshakes-30-percent-bursts"], 1).handshakes == 50
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(as_json=False)
+    screen.err = Console(force_terminal=True, file=io.StringIO(), width=100)
+    monkeypatch.setenv("TERM", "xterm")
+    with _progress(screen, 3, 2) as step:
+        for seed in range(3):
+            step(Outcome("some-plan", seed))
+    drawn = screen.err.file.getvalue()  # type: ignore[attr-defined]
+    assert "some-plan" in drawn
+    assert "3/3" in drawn

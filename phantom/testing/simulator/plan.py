@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,15 +109,6 @@ class Plan:
         senders = {flow.sender for flow in self.flows}
         up = self.up.bytes_per_second if senders != {"server"} else 0.0
         return up + (self.down.bytes_per_second if senders != {"client"} else 0.0)
-
-    def shortened(self, total: int) -> Plan:
-        """The same with at most ``total`` bytes in all flows together, for a quick look."""
-        whole = sum(flow.total for flow in self.flows)
-        if whole <= total:
-            return self
-        return replace(
-            self, flows=tuple(replace(flow, total=max(flow.size, flow.total * total // whole)) for flow in self.flows)
-        )
 
 
 def plan_from(table: Mapping[str, Any]) -> Plan:

@@ -128,13 +128,9 @@ def _issue_plans() -> Iterator[Plan]:
     )
     yield _even(
         "stream-churn-with-resets",
-        "60 streams each way, 8 at a time, a third reset by the writer, a sixth stopped by the reader",
+        "45 streams each way, 8 at a time, a third reset by the writer, a sixth stopped by the reader",
         Link(rate=20, latency=0.015, loss=0.02, reorder=0.03, reorder_delay=0.010),
-        flows=(
-            Flow(
-                "streams", "both", total=400_000, size=2_000, streams=60, parallel=8, spread=0.9, reset=0.33, stop=0.2
-            ),
-        ),
+        flows=(Flow("streams", "both", 300_000, 2_000, 0.9, 0.004, streams=45, parallel=8, reset=0.33, stop=0.2),),
         duration=300.0,
     )
     yield _even(
@@ -197,9 +193,7 @@ def _more_plans() -> Iterator[Plan]:
         transport="pipe",
         flows=(
             Flow(sender="both", total=300_000, size=5_000),
-            Flow(
-                "streams", "both", total=400_000, size=3_000, streams=40, parallel=10, spread=0.8, reset=0.2, stop=0.2
-            ),
+            Flow("streams", "both", 400_000, 3_000, 0.8, 0.004, streams=40, parallel=10, reset=0.2, stop=0.2),
             Flow("streams", total=400_000, size=16_000, streams=2, parallel=2, priority=5),
         ),
         settings=_SMALL_SEGMENTS,
