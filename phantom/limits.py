@@ -158,6 +158,7 @@ PROBE_RTT_TIME: Final = 0.2  # s
 PACER_FLOOR: Final = 1024  # bytes/s
 PACER_BUCKET: Final = 64 * KiB
 PACER_SAMPLES: Final = 10  # delivery-rate samples before the pacer limits anything
+PACER_MIN_WAIT: Final = 0.0005  # s, what a timer is worth
 PACER_MAX_WAIT: Final = 0.05  # s
 PACER_BURST: Final = 0.002  # s of sending that is worth a wake-up
 PTO_COUNT: Final = 5
@@ -165,6 +166,8 @@ MAX_SHAPED_WIRE_UDP: Final = 1184
 MAX_SHAPED_WIRE_PIPE: Final = 65536
 
 PATH_CHALLENGE_LEN: Final = 32
+SUSPENDED_PING_MAX: Final = 5.0  # s between PINGs on a Suspended path
+MIGRATION_IDLE: Final = 30.0  # s without a Validated path, then the session is Dead
 
 # --- session life ---------------------------------------------------------------------------------------------------
 KEEPALIVE_INTERVAL: Final = 15.0  # s

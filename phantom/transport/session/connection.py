@@ -26,7 +26,7 @@ from phantom.transport.packet.counters import DropCounters
 from phantom.transport.packet.protection import PacketProtection
 from phantom.transport.session import admission, receiving, sending, timers
 from phantom.transport.session.client_auth import ClientAuthentication
-from phantom.transport.session.core import SessionCore, SessionSettings, Statistics, earlier
+from phantom.transport.session.core import SENDING, WRITABLE, SessionCore, SessionSettings, Statistics, earlier
 from phantom.transport.session.events import Event
 from phantom.transport.session.memory import ReceiveMemory
 from phantom.transport.session.paths import Path
@@ -133,7 +133,7 @@ class Connection(SessionCore):
     @property
     def accepts_writes(self) -> bool:
         """True while the application may send."""
-        return self.phase is Phase.ESTABLISHED
+        return self.phase in WRITABLE
 
     @property
     def has_events(self) -> bool:
@@ -321,14 +321,14 @@ class Connection(SessionCore):
     def set_priority(self, stream: Stream, priority: int) -> None:
         """From the next segment on; higher goes first, a u32."""
         _check_priority(priority)
-        if stream.ready and not stream.blocked and self.phase in (Phase.ESTABLISHED, Phase.CLOSING):
+        if stream.ready and not stream.blocked and self.phase in SENDING:
             self.ready.move(stream, priority)
         else:
             stream.rank = priority
 
     def check_writable(self, stream: Stream) -> None:
         """Raises what :meth:`write` would raise now."""
-        if self.phase is not Phase.ESTABLISHED:
+        if self.phase not in WRITABLE:
             self.check_sendable()
         if stream.own_ended:
             if stream.failure is not None:
@@ -392,7 +392,7 @@ class Connection(SessionCore):
         """Begins an orderly close: flush, then CLOSE with ``code`` (§15.2). A later call can only shorten the flush."""
         if self.phase is Phase.CLOSING and timeout is not None:
             self.close_deadline = earlier(self.close_deadline, now + timeout)
-        if self.phase is not Phase.ESTABLISHED:
+        if self.phase not in WRITABLE:
             return
         self.close_code = code
         self.acked_at = now

@@ -7,7 +7,7 @@ Each is a room of functions over this state; it belongs to one event loop.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,23 +18,36 @@ from phantom.transport.packet.counters import DropCounters
 from phantom.transport.packet.protection import PacketProtection
 from phantom.transport.session.client_auth import ClientAuthentication
 from phantom.transport.session.control import ControlAssembler, encode_stream_reset, encode_stream_stop
-from phantom.transport.session.events import Event, Rekeyed, SessionObserver, StateChanged
+from phantom.transport.session.events import Event, PathChanged, Rekeyed, SessionObserver, StateChanged
 from phantom.transport.session.flow_control import ReceiveWindow
 from phantom.transport.session.memory import ReceiveMemory
 from phantom.transport.session.messages import MessageAssembler
+from phantom.transport.session.path_states import PathTrigger
 from phantom.transport.session.paths import Path
 from phantom.transport.session.reassembly import Reassembly
+from phantom.transport.session.reliability import LostSegment
 from phantom.transport.session.scheduler import Scheduler
 from phantom.transport.session.states import TRANSITIONS, Phase, Trigger
 from phantom.transport.session.stream_states import StreamState, StreamTrigger
 from phantom.transport.session.stream_table import StreamTable
 from phantom.transport.session.streams import Channel, Stream, control_stream, session_stream
 
-__all__ = ["SENDING", "SESSION_STREAM", "SessionCore", "SessionSettings", "Statistics", "earlier"]
+__all__ = [
+    "CONTROL_STREAM",
+    "SENDING",
+    "SESSION_STREAM",
+    "WRITABLE",
+    "SessionCore",
+    "SessionSettings",
+    "Statistics",
+    "earlier",
+]
 
 CONTROL_STREAM: Final = 0
 SESSION_STREAM: Final = 1
-SENDING: Final = (Phase.ESTABLISHED, Phase.CLOSING)
+SENDING: Final = (Phase.ESTABLISHED, Phase.CLOSING, Phase.MIGRATING)
+WRITABLE: Final = (Phase.ESTABLISHED, Phase.MIGRATING)
+_PACKET: Final = 73  # bytes a packet adds to its data: header, lengths, tag, stream_offset
 _NO_STREAMS: Final[dict[int, Stream]] = {}  # shared by all sessions that have none
 
 
@@ -54,6 +67,7 @@ class SessionSettings:
     close_timeout: float | None = None
     confirm_timeout: float = limits.HANDSHAKE_DEADLINE
     max_streams: int = limits.MAX_STREAMS
+    session_timeout: float = limits.MIGRATION_IDLE
 
 
 class Statistics:
@@ -118,6 +132,7 @@ class SessionCore:
         "initiator",
         "memory",
         "messages",
+        "migrating_since",
         "observer",
         "outstanding",
         "owed",
@@ -128,6 +143,7 @@ class SessionCore:
         "ping_asked",
         "pings_owed",
         "pongs_owed",
+        "probe",
         "progress",
         "protection",
         "queued",
@@ -224,6 +240,8 @@ class SessionCore:
         self.tombstones_owed: set[int] | None = None  # ids of Closed streams whose segments came again
         self.resets: deque[tuple[int, Stream]] | None = None  # STREAM_RESETs by where they end in the control stream
         self.owed = False  # some session frame, ACK or WINDOW_UPDATE is due
+        self.probe: tuple[Channel, int] | None = None  # a segment that leaves whatever the window says (§14.9)
+        self.migrating_since = now
         self.ping_asked = False
         self.pings_owed = 0
         self.pongs_owed = 0
@@ -275,7 +293,7 @@ class SessionCore:
 
     def check_sendable(self) -> None:
         """Raises the error with which a write is refused now, if any: SessionClosingError or :meth:`end_error`."""
-        if self.phase is Phase.ESTABLISHED:
+        if self.phase in WRITABLE:
             return
         if not self.phase.over:
             raise SessionClosingError(peer_code=self.peer_code)
@@ -350,6 +368,31 @@ class SessionCore:
         channel.resend = deque(sorted(waiting.union(indices)))
         if not channel.ready or channel.blocked:
             self.make_ready(channel)
+
+    def lose(self, lost: Iterable[LostSegment], now: float) -> None:
+        """These segments are due again, and congestion control hears of it."""
+        congestion = self.path.congestion
+        due: dict[Channel, list[int]] = {}
+        for one in lost:
+            channel, index, segment = one.channel, one.index, one.segment
+            due.setdefault(channel, []).append(index)
+            if congestion is not None and segment.stamp is not None:
+                congestion.on_lost(segment.size + _PACKET, segment.stamp, now)
+                segment.stamp = None
+            if self.observer is not None:
+                self.observer.packet_lost(now, channel.id, index, one.trigger)
+        for channel, indices in due.items():
+            self.resend(channel, indices)
+
+    def forget_flight(self, channel: Channel) -> None:
+        """What is outstanding of a channel no longer counts as in flight: nobody waits for it on this path."""
+        congestion = self.path.congestion
+        if congestion is None:
+            return
+        for segment in channel.outstanding.segments:
+            if segment.stamp is not None:
+                congestion.on_discarded(segment.size + _PACKET)
+                segment.stamp = None
 
     def send_control(self, message: bytes) -> None:
         """Queues one message of the control stream."""
@@ -534,6 +577,7 @@ class SessionCore:
         if stream.own_reset or (stream.own_ended and stream.quiet):
             return
         held = stream.outstanding.bytes
+        self.forget_flight(stream)
         waiting, lost = stream.abandon()
         self.outstanding -= held - stream.outstanding.bytes
         self.queued -= waiting
@@ -562,6 +606,15 @@ class SessionCore:
         if self.events is None:
             self.events = deque(maxlen=limits.EVENT_QUEUE)
         self.events.append(event)
+
+    def move_path(self, trigger: PathTrigger, reason: str) -> bool:
+        """A transition of the table of path_states; True if there is one."""
+        old = self.path.state
+        if not self.path.move(trigger):
+            return False
+        self.add_event(PathChanged(self.path.id, self.path.leg, old, self.path.state, reason))
+        self.progress = True
+        return True
 
     def check_flushed(self) -> None:
         """A session that closes is done when everything is acknowledged (§15.2)."""
@@ -600,7 +653,9 @@ class SessionCore:
         self.close_copies = 0
         self.owed = self.session_stream.ack_now = False
         self.session_stream.pending_acks = 0
-        self.owing = self.delayed = self.flying = self.stalled = self.resets = None
+        self.owing = self.delayed = self.flying = self.stalled = self.resets = self.probe = None
+        if self.path.sent is not None:
+            self.path.sent.drop()
         self.protection.close()
         if self.auth is not None:
             self.auth.close()

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from phantom import limits
-from phantom.transport.session.reliability import RttEstimator
+from phantom.transport.session.congestion import CongestionControl
+from phantom.transport.session.pacing import Pacer
+from phantom.transport.session.path_states import PATH_TRANSITIONS, PathState, PathTrigger
+from phantom.transport.session.reliability import RttEstimator, SentPackets
 
 __all__ = ["BYTE_PIPE", "DATAGRAM", "EMBEDDED", "KCP", "LegProfile", "Path", "embedded_profile"]
 
@@ -88,6 +91,7 @@ class Path:
     __slots__ = (
         "_ping_sent_at",
         "blocked",
+        "congestion",
         "drained_at",
         "estimator",
         "id",
@@ -96,8 +100,13 @@ class Path:
         "leg",
         "live",
         "outstanding_since",
+        "pacer",
         "profile",
+        "rto_at",
+        "sent",
         "silence_floor",
+        "state",
+        "suspended_pto",
         "unanswered_pings",
     )
 
@@ -115,6 +124,12 @@ class Path:
         self.profile = profile
         self.silence_floor = profile.silence_alone if silence_floor is None else silence_floor
         self.estimator = RttEstimator(profile.rto_initial, profile.rto_floor, profile.initial_srtt)
+        self.state = PathState.VALIDATED  # path 0 is the handshake leg (§18.1)
+        self.congestion = CongestionControl(now) if profile.congestion else None
+        self.pacer = Pacer(now) if profile.congestion else None
+        self.sent = SentPackets() if profile.datagram else None
+        self.rto_at = now  # when the retransmission timer fired last
+        self.suspended_pto = 0.0  # until the next PING while Suspended
         self.live = True
         self.last_seen = now
         self.last_ping_at = now
@@ -141,9 +156,37 @@ class Path:
         if self.outstanding_since is None:
             self.outstanding_since = now
 
+    def may_send(self, wire: int, now: float) -> tuple[bool, float | None]:
+        """May a packet of ``wire`` bytes leave: congestion window and pacer (§19.3)? If not, when to ask again; None
+        after an acknowledgement."""
+        congestion, pacer = self.congestion, self.pacer
+        if congestion is None or pacer is None:
+            return True, None
+        if wire > congestion.room and congestion.inflight:
+            return False, None
+        if wire > pacer.available(now):
+            return False, max(pacer.release_at(wire, now), now + limits.PACER_MIN_WAIT)
+        return True, None
+
+    def move(self, trigger: PathTrigger) -> bool:
+        """Takes a transition if the table has it; True if the state changed."""
+        new = PATH_TRANSITIONS.get((self.state, trigger))
+        if new is None:
+            return False
+        self.state = new
+        return True
+
+    def ping_again_at(self) -> float | None:
+        """When an unanswered PING is repeated (§15.3), or a Suspended path is tried again (§18.2)."""
+        if self.state is PathState.SUSPENDED:
+            return self.last_ping_at + self.suspended_pto
+        if self.profile.ping_repeats and self.unanswered_pings:
+            return self.last_ping_at + self.estimator.pto
+        return None
+
     def silent_at(self) -> float | None:
         """When this path counts as silent: outstanding data and nothing authentic heard (§20.1)."""
-        if self.outstanding_since is None:
+        if self.outstanding_since is None or self.state is not PathState.VALIDATED:
             return None
         patience = max(limits.PTO_COUNT * self.estimator.pto, self.silence_floor)
         return max(self.last_seen, self.outstanding_since) + patience

@@ -16,7 +16,9 @@ from phantom.transport.packet import frames
 from phantom.transport.session import admission
 from phantom.transport.session.control import StreamReset, StreamStop
 from phantom.transport.session.core import CONTROL_STREAM, SENDING, SESSION_STREAM, SessionCore
+from phantom.transport.session.path_states import PathState, PathTrigger
 from phantom.transport.session.reassembly import Verdict
+from phantom.transport.session.reliability import LostSegment, Segment
 from phantom.transport.session.states import Phase, Trigger
 from phantom.transport.session.stream_table import Claim
 from phantom.transport.session.streams import Channel, Stream
@@ -25,6 +27,7 @@ __all__ = ["after_batch", "after_consumption", "receive"]
 
 _U32 = Struct(">I")
 _SESSION_FRAME: Final = flag.PATH_VALIDATION | flag.KEEPALIVE | flag.CONTROL | flag.COVER
+_PACKET: Final = 73  # bytes a packet adds to its data
 _MOST_PONGS: Final = 8
 
 
@@ -131,6 +134,8 @@ def _heard(core: SessionCore, packets: int, now: float) -> None:
         return
     core.stats.packets_recv += packets
     core.path.last_seen = now
+    if core.path.state is PathState.SUSPENDED:
+        _resume(core, now)
     if not core.confirmed:
         core.confirmed = True
         core.confirm_deadline = None
@@ -141,6 +146,26 @@ def _heard(core: SessionCore, packets: int, now: float) -> None:
         core.unconfirmed = False
         core.gated = False
         core.progress = True
+
+
+def _resume(core: SessionCore, now: float) -> None:
+    """A Suspended path is heard again (§18.2): what was on its way is due at once, and the silence measured nothing."""
+    path = core.path
+    core.move_path(PathTrigger.HEARD, "the peer is heard again")
+    path.estimator.backoff = 0
+    path.rto_at = now
+    if core.phase is Phase.MIGRATING:
+        core.move(Trigger.PATH_BACK, "the peer is heard again")
+    if path.congestion is not None:
+        path.congestion.on_app_limited()
+    for channel in core.channels():
+        core.forget_flight(channel)
+        outstanding = channel.outstanding
+        due = [i for i, segment in enumerate(outstanding.segments, outstanding.base) if not segment.acked]
+        if due:
+            core.resend(channel, due)
+    core.gated = False
+    core.owed = True
 
 
 # --- dispatch -------------------------------------------------------------------------------------------------------
@@ -453,7 +478,8 @@ def _on_ack(core: SessionCore, stream_id: int, buf: bytearray, start: int, end: 
         core.counters.protocol_violation += 1
         return
     base = outstanding.base
-    freed, sample = outstanding.acknowledge(ranges)
+    newly: list[Segment] | None = [] if path.congestion is not None else None
+    freed, sample = outstanding.acknowledge(ranges, newly)
     if freed or sample is not None or outstanding.base != base:
         core.outstanding -= freed
         if channel.id != CONTROL_STREAM:
@@ -463,12 +489,20 @@ def _on_ack(core: SessionCore, stream_id: int, buf: bytearray, start: int, end: 
         core.progress = True
         if channel.id != SESSION_STREAM:
             _landed(core, channel, now)
+    rtt = None
     if sample is not None and sample.sends == 1:
-        path.estimator.sample(now - sample.sent_at, ack_delay_us / 1e6)
+        rtt = now - sample.sent_at
+        path.estimator.sample(rtt, ack_delay_us / 1e6)
         core.protection.set_srtt(path.estimator.srtt)
-    refused = outstanding.refused(largest)
-    if refused:
-        core.resend(channel, refused)
+    if newly:
+        _delivered(core, newly, rtt, now)
+    if not path.profile.datagram:
+        refused = outstanding.refused(largest)
+        if refused:
+            segments, first = outstanding.segments, outstanding.base
+            core.lose([LostSegment(channel, i, segments[i - first], "refused") for i in refused], now)
+    if core.observer is not None:
+        _observe(core, channel, ranges, ack_delay_us, now)
     if channel.blocked:
         core.make_ready(channel)
     if core.session_full:
@@ -478,6 +512,52 @@ def _on_ack(core: SessionCore, stream_id: int, buf: bytearray, start: int, end: 
     core.settle_outstanding()
     if core.phase is Phase.CLOSING:
         core.check_flushed()
+
+
+def _delivered(core: SessionCore, newly: list[Segment], rtt: float | None, now: float) -> None:
+    """Segments have arrived on a path with congestion control: its model, and what counts as lost now."""
+    path = core.path
+    congestion, pacer, sent = path.congestion, path.pacer, path.sent
+    assert congestion is not None
+    assert pacer is not None
+    size, newest = 0, None
+    for segment in newly:
+        segment.acked = True
+        if sent is not None:
+            sent.acknowledged(segment)
+        stamp = segment.stamp
+        if stamp is not None:
+            size += segment.size + _PACKET
+            segment.stamp = None
+            if newest is None or stamp.sent_at >= newest.sent_at:
+                newest = stamp
+    before = congestion.state
+    congestion.on_ack(size, newest, now, rtt)
+    pacer.set_rate(congestion.pacing_rate, congestion.min_rtt, now)
+    core.gated = False
+    if sent is not None:
+        core.lose(sent.lost(now, path.estimator.patience), now)
+    if core.observer is not None and congestion.state is not before:
+        core.observer.congestion_state_updated(now, before.value, congestion.state.value)
+
+
+def _observe(core: SessionCore, channel: Channel, ranges: list[tuple[int, int]], ack_delay_us: int, now: float) -> None:
+    observer, path = core.observer, core.path
+    assert observer is not None
+    estimator, congestion = path.estimator, path.congestion
+    observer.packets_acked(now, channel.id, ranges, ack_delay_us)
+    segments = sum(len(one.outstanding.segments) for one in core.channels())
+    observer.metrics_updated(
+        now,
+        estimator.min_rtt,
+        estimator.srtt,
+        estimator.latest,
+        estimator.rttvar,
+        congestion.window if congestion is not None else 0,
+        congestion.inflight if congestion is not None else core.outstanding,
+        segments,
+        (congestion.pacing_rate or 0.0) if congestion is not None else 0.0,
+    )
 
 
 def _landed(core: SessionCore, channel: Channel, now: float) -> None:
@@ -504,6 +584,7 @@ def _proven(core: SessionCore, stream: Stream) -> None:
     if core.path.profile.datagram:
         core.owe_window(stream)  # the one behind the first segment may have come too early
     if stream.pending_reset is not None:
+        core.forget_flight(stream)
         stream.outstanding.abandon(keep_first=False)
         stream.resend = None
         if core.flying is not None:
@@ -544,7 +625,7 @@ def after_batch(core: SessionCore, fresh: list[Stream], now: float) -> None:
             _delay_ack(core, stream)
         if stream.stop_code is not None:
             consumed(core, stream, now)
-    if core.phase is not Phase.ESTABLISHED and core.phase.over:
+    if core.phase.over:
         return
     unsplit = assembler.run_bytes
     if unsplit and (core.reader_waits or unsplit > first.window.window >> 2) and not _split_now(core):

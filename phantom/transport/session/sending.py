@@ -14,6 +14,7 @@ from phantom.errors import PhantomError, ProtocolViolationError, StreamError
 from phantom.transport.packet import flags as flag
 from phantom.transport.packet import frames
 from phantom.transport.session.core import SENDING, SESSION_STREAM, SessionCore
+from phantom.transport.session.path_states import PathState
 from phantom.transport.session.reliability import Segment
 from phantom.transport.session.streams import CONTROL_RANK, Channel, Stream
 
@@ -22,12 +23,15 @@ __all__ = ["fill"]
 _U32 = Struct(">I")
 _GATHER_MAX: Final = 17  # parts of a segment up to which they stay references; above, one copy joins them
 _MAX_INDEX: Final = 2**32 - 1
+_PACKET: Final = 73  # bytes a packet adds to its data: header, lengths, tag, stream_offset
 _FRAME_ROOM: Final = 1024  # no session frame is larger, padding included
 
 
 def fill(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:
     """Seals as many packets as are due and fit into ``buf[at:cap]``; returns the end offset."""
     start = at
+    if core.path.state is not PathState.VALIDATED:
+        return _fill_suspended(core, buf, view, at, cap, now)
     if core.owed:
         at = _fill_owed(core, buf, view, at, cap, now)
     if core.ready:
@@ -43,6 +47,25 @@ def fill(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap: int,
     return at
 
 
+def _fill_suspended(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:
+    """The only path is Suspended: what is gated (§18.5) waits, PINGs and the last words leave."""
+    start = at
+    if core.pings_owed and cap - at >= _FRAME_ROOM:
+        core.pings_owed = 0
+        try:
+            at = control(core, buf, view, at, 0, flag.PING, b"")
+        except PhantomError as error:
+            core.fail(error)
+        core.path.ping_sent(now)
+    if core.close_copies:
+        at = _fill_close(core, buf, view, at, cap, now)
+    core.owed = False
+    core.gated = True
+    core.release_at = None
+    core.stats.bytes_sent += at - start
+    return at
+
+
 # --- streams --------------------------------------------------------------------------------------------------------
 
 
@@ -53,6 +76,7 @@ def _fill_streams(core: SessionCore, buf: bytearray, view: memoryview, at: int, 
     lead = limits.LENGTH_PREFIX + protection.header_len + 4
     most_segments, most_bytes = core.settings.send_segments, limits.MAX_PENDING_BYTES
     session_room = limits.MAX_SEND_WINDOW - core.outstanding
+    congestion = path.congestion
     lowest = 0 if core.admitted else CONTROL_RANK  # no data before AUTH_RESULT (§15.7)
     sent = 0
     try:
@@ -64,7 +88,7 @@ def _fill_streams(core: SessionCore, buf: bytearray, view: memoryview, at: int, 
                 core.gated = True
                 break
             if stream.unreliable:
-                after = _fill_bundle(core, stream, buf, view, at, cap)
+                after = _fill_bundle(core, stream, buf, view, at, cap, now)
                 if after == at:
                     break
                 at = after
@@ -97,14 +121,16 @@ def _fill_streams(core: SessionCore, buf: bytearray, view: memoryview, at: int, 
                 if size > room and credit.may_cut(size, outstanding=bool(outstanding.segments)):
                     stream.cut(room)
                     continue
-                _block(core, stream)
                 core.session_full = core.session_full or size > session_room
+                _block(core, stream)
                 continue
             index = outstanding.base + len(outstanding.segments)
             if index > _MAX_INDEX:
                 _exhausted(core, stream)
                 continue
             if core.unconfirmed and _holds_back(core, stream, now):
+                break
+            if congestion is not None and _gated(core, size + _PACKET, now):
                 break
             plain = at + lead
             parts = segment.parts
@@ -129,6 +155,8 @@ def _fill_streams(core: SessionCore, buf: bytearray, view: memoryview, at: int, 
             if not index or (not outstanding.segments and stream.id != SESSION_STREAM):
                 _takes_off(core, stream, index)
             outstanding.add(segment)
+            if congestion is not None:
+                _transmitted(core, stream, index, segment, now)
             credit.sent += size
             core.queued -= size
             core.queued_messages -= segment.ends
@@ -146,7 +174,31 @@ def _fill_streams(core: SessionCore, buf: bytearray, view: memoryview, at: int, 
         path.mark_outstanding(now)
         if core.ping_asked and not core.queued and not scheduler:
             core.owe_ping()
+    if congestion is not None and not scheduler and congestion.room > 0:
+        congestion.on_app_limited()
     return at
+
+
+def _gated(core: SessionCore, wire: int, now: float) -> bool:
+    """Congestion window or pacer say no: nothing leaves before an acknowledgement, or before the burst is due."""
+    may, release_at = core.path.may_send(wire, now)
+    if not may:
+        core.gated = True
+        core.release_at = release_at
+    return not may
+
+
+def _transmitted(core: SessionCore, stream: Channel, index: int, segment: Segment, now: float) -> None:
+    """A reliable packet has left on a path with congestion control."""
+    path = core.path
+    if path.congestion is not None and path.pacer is not None:
+        wire = segment.size + _PACKET
+        if segment.stamp is not None:  # sent again while the first is still waited for
+            path.congestion.on_discarded(wire)
+        segment.stamp = path.congestion.on_sent(wire, now)
+        path.pacer.spend(wire)
+    if path.sent is not None:
+        path.sent.add(stream, index, segment)
 
 
 def _block(core: SessionCore, stream: Channel) -> None:
@@ -204,15 +256,47 @@ def _fill_resend(
         segment = outstanding.segments[position]
         if at + limits.LENGTH_PREFIX + core.protection.overhead + 4 + segment.size > cap:
             return at
+        if _gated(core, segment.size + _PACKET, now):
+            return at
         resend.popleft()
-        at = control(core, buf, view, at, stream.id, segment.word, _plaintext(segment, index))
-        segment.sent_at = now
-        segment.sends += 1
-        core.stats.retransmissions += 1
-        core.path.mark_outstanding(now)
+        at = _seal_again(core, stream, index, segment, buf, view, at, now)
         break
     if not resend:
         stream.resend = None
+    return at
+
+
+def _seal_again(
+    core: SessionCore,
+    stream: Channel,
+    index: int,
+    segment: Segment,
+    buf: bytearray,
+    view: memoryview,
+    at: int,
+    now: float,
+) -> int:
+    at = control(core, buf, view, at, stream.id, segment.word, _plaintext(segment, index))
+    segment.sent_at = now
+    segment.sends += 1
+    _transmitted(core, stream, index, segment, now)
+    core.stats.retransmissions += 1
+    core.path.mark_outstanding(now)
+    return at
+
+
+def _fill_probe(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:
+    """One segment in an RTO leaves whatever congestion window and pacer say."""
+    assert core.probe is not None
+    stream, index = core.probe
+    outstanding = stream.outstanding
+    position = index - outstanding.base
+    segment = outstanding.segments[position] if 0 <= position < len(outstanding.segments) else None
+    if segment is not None and not segment.acked:
+        if at + limits.LENGTH_PREFIX + core.protection.overhead + 4 + segment.size > cap:
+            return at
+        at = _seal_again(core, stream, index, segment, buf, view, at, now)
+    core.probe = None
     return at
 
 
@@ -223,13 +307,20 @@ def _plaintext(segment: Segment, index: int) -> bytes:
     return _U32.pack(index) + b"".join(segment.parts[1:])
 
 
-def _fill_bundle(core: SessionCore, stream: Channel, buf: bytearray, view: memoryview, at: int, cap: int) -> int:
+def _fill_bundle(
+    core: SessionCore, stream: Channel, buf: bytearray, view: memoryview, at: int, cap: int, now: float
+) -> int:
     """One packet of unreliable chunks: a lone one as it is, several as COALESCED (§14.7)."""
     if at + limits.LENGTH_PREFIX + core.protection.overhead + core.bundle > cap:
         return at
+    if _gated(core, core.bundle + _PACKET - 4, now):
+        return at
     assert isinstance(stream, Stream)
     chunks = stream.take_bundle(core.bundle)
-    core.queued -= sum(map(len, chunks))
+    size = sum(map(len, chunks))
+    core.queued -= size
+    if core.path.pacer is not None:
+        core.path.pacer.spend(size + _PACKET)
     if len(chunks) == 1:
         return control(core, buf, view, at, stream.id, flag.UNRELIABLE_WORD, chunks[0])
     return control(core, buf, view, at, stream.id, flag.COALESCED_WORD, frames.encode_coalesced(chunks))
@@ -286,8 +377,10 @@ def _seal_owed(core: SessionCore, buf: bytearray, view: memoryview, done: _Progr
             plaintext = frames.encode_sack(final, (), 0)
             done.at = control(core, buf, view, done.at, stream_id, flag.ACK_WORD, plaintext)
     core.tombstones_owed = None
+    if core.probe is not None and sending:
+        done.at = _fill_probe(core, buf, view, done.at, cap, now)
     if cap - done.at < 4 * _FRAME_ROOM:
-        return core.pongs_owed > 0 or core.pings_owed > 0
+        return core.pongs_owed > 0 or core.pings_owed > 0 or core.probe is not None
     if core.challenge is not None and sending:
         done.at = control(core, buf, view, done.at, 0, flag.RESPONSE, core.challenge)
         core.challenge = None

@@ -1,6 +1,8 @@
 """The states of an established session and their transitions (wire-native §20.3, §24), as data.
 
-A session starts Established. Closing and Draining both show as ``DRAINING`` to users; an error that ends the session
+A session starts Established. It is Migrating while it has no Validated path but may get one; writes are queued.
+
+Closing and Draining both show as ``DRAINING`` to users; an error that ends the session
 sends CLOSE with its code and goes straight to Closed. A session that loses its only leg is Dead.
 """
 
@@ -30,6 +32,7 @@ class Phase(enum.Enum):
     """Where an established session is."""
 
     ESTABLISHED = "established"
+    MIGRATING = "migrating"
     CLOSING = "closing"
     DRAINING = "draining"
     CLOSED = "closed"
@@ -48,6 +51,7 @@ class Phase(enum.Enum):
 
 _PUBLIC = {
     Phase.ESTABLISHED: ConnectionState.CONNECTED,
+    Phase.MIGRATING: ConnectionState.MIGRATING,
     Phase.CLOSING: ConnectionState.DRAINING,
     Phase.DRAINING: ConnectionState.DRAINING,
     Phase.CLOSED: ConnectionState.CLOSED,
@@ -63,6 +67,9 @@ class Trigger(enum.Enum):
     FLUSH_ENDED = "everything is acknowledged, or the flush gave up"
     DRAIN_ENDED = "the draining time is over"
     PATH_LOST = "the connection was lost"
+    PATH_SILENT = "no path is Validated, one is Suspended"
+    PATH_BACK = "a path is Validated again"
+    GAVE_UP = "no path came back in time"
     ERROR = "an error ended the session"
 
 
@@ -71,6 +78,12 @@ TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
     (Phase.ESTABLISHED, Trigger.CLOSE_RECEIVED): Phase.DRAINING,
     (Phase.ESTABLISHED, Trigger.PATH_LOST): Phase.DEAD,
     (Phase.ESTABLISHED, Trigger.ERROR): Phase.CLOSED,
+    (Phase.ESTABLISHED, Trigger.PATH_SILENT): Phase.MIGRATING,
+    (Phase.MIGRATING, Trigger.PATH_BACK): Phase.ESTABLISHED,
+    (Phase.MIGRATING, Trigger.GAVE_UP): Phase.DEAD,
+    (Phase.MIGRATING, Trigger.PATH_LOST): Phase.DEAD,
+    (Phase.MIGRATING, Trigger.LOCAL_CLOSE): Phase.CLOSING,
+    (Phase.MIGRATING, Trigger.ERROR): Phase.CLOSED,
     (Phase.CLOSING, Trigger.FLUSH_ENDED): Phase.CLOSED,
     (Phase.CLOSING, Trigger.CLOSE_RECEIVED): Phase.DRAINING,
     (Phase.CLOSING, Trigger.PATH_LOST): Phase.CLOSED,

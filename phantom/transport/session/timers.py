@@ -5,9 +5,13 @@ from __future__ import annotations
 from phantom import limits
 from phantom.errors import HandshakeTimeoutError, NetworkError, PhantomError, SessionDeadError
 from phantom.transport.session import admission
-from phantom.transport.session.core import SENDING, SessionCore, earlier
+from phantom.transport.session.core import SENDING, WRITABLE, SessionCore, earlier
+from phantom.transport.session.path_states import PathState, PathTrigger
+from phantom.transport.session.reliability import LostSegment
 from phantom.transport.session.states import Phase, Trigger
 from phantom.transport.session.streams import Channel
+
+_PACKET = 73  # bytes a packet adds to its data
 
 __all__ = ["handle_timer", "next_timer", "path_lost", "rest_at"]
 
@@ -25,8 +29,14 @@ def next_timer(core: SessionCore) -> float | None:
     if core.phase is Phase.CLOSING:
         due = earlier(due, core.acked_at + limits.CLOSE_FLUSH_TIMEOUT)
         due = earlier(due, core.close_deadline)
+    if core.phase is Phase.MIGRATING:
+        due = earlier(due, core.migrating_since + core.settings.session_timeout)
     due = earlier(due, path.silent_at())
+    if core.phase in SENDING:
+        due = earlier(due, path.ping_again_at())
     due = earlier(due, _retransmit_at(core))
+    if path.sent is not None and path.state is PathState.VALIDATED and not path.blocked:
+        due = earlier(due, path.sent.loss_at(path.estimator.patience))
     if core.stalled:
         due = earlier(due, _persist_at(core))
     due = earlier(due, _keepalive_at(core))
@@ -60,8 +70,21 @@ def handle_timer(core: SessionCore, now: float) -> None:
     silent = core.path.silent_at()
     if silent is not None and now >= silent:
         quiet = now - core.path.last_seen
-        path_lost(core, NetworkError(f"nothing was heard from the peer for {quiet:.0f} s"))
+        if not core.path.profile.datagram:
+            path_lost(core, NetworkError(f"nothing was heard from the peer for {quiet:.0f} s"))
+            return
+        _suspend(core, now, f"nothing was heard from the peer for {quiet:.1f} s")
+    if core.phase is Phase.MIGRATING and now >= core.migrating_since + core.settings.session_timeout:
+        quiet = now - core.path.last_seen
+        core.error = SessionDeadError(f"the session was lost: nothing was heard from the peer for {quiet:.0f} s")
+        core.path.live = False
+        core.move(Trigger.GAVE_UP, "no path came back in time")
+        core.release()
         return
+    again = core.path.ping_again_at() if core.phase in SENDING else None
+    if again is not None and now >= again:
+        core.path.suspended_pto = min(2 * core.path.suspended_pto, limits.SUSPENDED_PING_MAX)
+        core.owe_ping()
     if core.phase is Phase.CLOSING:
         over = core.close_deadline is not None and now >= core.close_deadline
         if over or now >= core.acked_at + limits.CLOSE_FLUSH_TIMEOUT:
@@ -71,6 +94,7 @@ def handle_timer(core: SessionCore, now: float) -> None:
         core.gated = False
     core.protection.expire(now)
     _rest(core, now)
+    _lose(core, now)
     _retransmit(core, now)
     _persist(core, now)
     keepalive = _keepalive_at(core)
@@ -83,13 +107,24 @@ def handle_timer(core: SessionCore, now: float) -> None:
         core.memory.enforce(now)
 
 
+def _suspend(core: SessionCore, now: float, reason: str) -> None:
+    """Silence on a datagram path (§18.2): PINGs at ever longer pauses; without another path it waits."""
+    path = core.path
+    core.move_path(PathTrigger.SILENT, reason)
+    path.suspended_pto = path.estimator.pto
+    core.owe_ping()
+    if core.phase is Phase.ESTABLISHED:
+        core.migrating_since = now
+        core.move(Trigger.PATH_SILENT, reason)
+
+
 def path_lost(core: SessionCore, error: PhantomError | None) -> None:
     """The leg ended or failed (§18.7): without another path the session is Dead, a closing one Closed."""
     if core.phase.over:
         core.let_go()
         return
     core.path.live = False
-    if core.phase is Phase.ESTABLISHED:
+    if core.phase in WRITABLE:
         detail = str(error) if error is not None else "the peer's end of the connection is gone"
         if not core.confirmed:
             detail += "; the client left before its first packet, perhaps because it pins another key"
@@ -139,8 +174,11 @@ def _flying(core: SessionCore) -> list[Channel]:
 
 def _retransmit_at(core: SessionCore) -> float | None:
     path = core.path
-    if path.blocked or core.phase not in SENDING:
+    if path.blocked or core.phase not in SENDING or path.state is not PathState.VALIDATED:
         return None
+    if path.sent is not None:  # one segment a timeout, the oldest
+        first = path.sent.oldest()
+        return None if first is None else max(first[2].sent_at, path.rto_at, path.drained_at) + path.estimator.rto
     segments = core.session_stream.outstanding.segments
     oldest = segments[0].sent_at if segments else None  # the first is never acknowledged
     if core.flying:
@@ -148,21 +186,48 @@ def _retransmit_at(core: SessionCore) -> float | None:
     return None if oldest is None else max(oldest, path.drained_at) + path.estimator.rto
 
 
+def _lose(core: SessionCore, now: float) -> None:
+    """Early loss by time (§14.9)."""
+    path = core.path
+    if path.sent is not None and path.state is PathState.VALIDATED:
+        due = path.sent.loss_at(path.estimator.patience)
+        if due is not None and now >= due:
+            core.lose(path.sent.lost(now, path.estimator.patience), now)
+
+
 def _retransmit(core: SessionCore, now: float) -> None:
     due = _retransmit_at(core)
     if due is None or now < due:
         return
     path = core.path
-    late = now - path.estimator.rto
-    for channel in _flying(core):
-        if channel.outstanding.segments[0].sent_at <= late:
-            core.resend(channel, [channel.outstanding.base])
+    if path.sent is not None:
+        oldest = path.sent.oldest()
+        assert oldest is not None
+        path.rto_at = now
+        channel, index, segment = oldest
+        core.probe = (channel, index)
+        core.owed = True
+        if path.congestion is not None and segment.stamp is not None:
+            path.congestion.on_lost(segment.size + _PACKET, segment.stamp, now)
+            segment.stamp = None
+        if core.observer is not None:
+            core.observer.packet_lost(now, channel.id, index, "pto_expired")
+    else:
+        late = now - path.estimator.rto
+        core.lose(
+            [
+                LostSegment(channel, channel.outstanding.base, channel.outstanding.segments[0], "pto_expired")
+                for channel in _flying(core)
+                if channel.outstanding.segments[0].sent_at <= late
+            ],
+            now,
+        )
     path.estimator.backoff = min(path.estimator.backoff + 1, limits.RTO_MAX_BACKOFF)
 
 
 def _persist_at(core: SessionCore) -> float | None:
     """Data queued, no room, nothing outstanding: asks for the limit, at most once per RTO (§14.6)."""
-    if core.path.blocked or core.phase not in SENDING:
+    if core.path.blocked or core.phase not in SENDING or core.path.state is not PathState.VALIDATED:
         return None
     starved = [c.probe_at for c in core.stalled or () if not c.outstanding.segments and c.outstanding.base]
     if not starved:

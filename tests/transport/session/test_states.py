@@ -45,8 +45,9 @@ def events(engine: Engine) -> list[tuple[ConnectionState, ConnectionState]]:
     return found
 
 
-CONNECTED, DRAINING, CLOSED, DEAD = (
+CONNECTED, MIGRATING, DRAINING, CLOSED, DEAD = (
     ConnectionState.CONNECTED,
+    ConnectionState.MIGRATING,
     ConnectionState.DRAINING,
     ConnectionState.CLOSED,
     ConnectionState.DEAD,
@@ -77,7 +78,7 @@ def test_every_live_phase_can_end_and_no_ended_one_moves() -> None:
         if not phase.over:
             assert {Trigger.PATH_LOST, Trigger.ERROR} <= leaving
             assert all(TRANSITIONS[phase, end].over for end in (Trigger.PATH_LOST, Trigger.ERROR))
-    assert [phase.public for phase in Phase] == [CONNECTED, DRAINING, DRAINING, CLOSED, DEAD]
+    assert [phase.public for phase in Phase] == [CONNECTED, MIGRATING, DRAINING, DRAINING, CLOSED, DEAD]
 
 
 # --- closing ---------------------------------------------------------------------------------------------------------
