@@ -9,7 +9,7 @@ ARGS ?=
 TOX = "$(if $(PYTHON),$(PYTHON),$(error Phantom needs Python 3.11 or newer))" tools/bootstrap.py run --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast simulate soak test-bindings c conformance check format bench bench-check generate lock dist dev clean
+.PHONY: help demo test test-fast simulate soak test-bindings c kotlin kotlin-demo conformance check format bench bench-check generate lock dist dev clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 | \2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -35,6 +35,14 @@ test-bindings: ## every other language: bring its tools (Debian packages, as roo
 
 c: ## build the C library into PREFIX=DIR (build/c), and test it as installed there
 	@$(TOX) -e c -- $(ARGS)
+
+kotlin: ## Phantom for Kotlin: build it and test it against live sidecars (brings a JDK and Maven: Debian packages, as root)
+	@sh bindings/kotlin/install-tools.sh && $(TOX) -e kotlin -- $(ARGS) || \
+		{ command -v mvn >/dev/null 2>&1 && exit 1; echo "NOT RUN: Phantom for Kotlin was neither built nor tested: no JDK and Maven" >&2; }
+
+kotlin-demo: ## a server, a sidecar and a Kotlin program that uses both
+	@sh bindings/kotlin/install-tools.sh
+	@$(TOX) -e kotlin-demo -- $(ARGS)
 
 conformance: ## every binding by the same cases; writes docs/reference/conformance.md (PHANTOM_C_PREFIX=DIR: C, too)
 	@$(TOX) -e conformance -- $(ARGS)

@@ -1,11 +1,13 @@
 package phantom
 
 import kotlinx.coroutines.async
+import kotlinx.coroutines.coroutineScope
 import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.filterNotNull
 import kotlinx.coroutines.flow.flow
 import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.flow.takeWhile
+import kotlinx.coroutines.launch
 import kotlinx.coroutines.sync.Mutex
 import phantom.v1.AcceptRequest
 import phantom.v1.ConnectionClosedException
@@ -45,6 +47,7 @@ public class PhantomListener internal constructor(
 
     private val accepting = Mutex()
     private var taken = 0uL
+    private val open = mutableSetOf<PhantomSession>()
     private val stopping = lazy { connection.scope.async { stop() }.also(client::ends) }
 
     override suspend fun <T> call(block: suspend (PhantomLink) -> T): T = block(connection.link)
@@ -63,8 +66,15 @@ public class PhantomListener internal constructor(
                     throw closed(unknown)
                 }
             taken = accepted.seq
-            PhantomSession(client, connection, accepted.session.sent("session"), config)
+            val session = accepted.session.sent("session")
+            val known = session.copy(peerIdentity = session.peerIdentity ?: accepted.clientIdentity)
+            PhantomSession(client, connection, known, config).also(::follow)
         }
+    }
+
+    private fun follow(session: PhantomSession) {
+        synchronized(open) { open.add(session) }
+        session.watching.invokeOnCompletion { synchronized(open) { open.remove(session) } }
     }
 
     /** One session after the other, until the listener is shut down. */
@@ -83,6 +93,13 @@ public class PhantomListener internal constructor(
     public suspend fun shutdown() {
         isShutDown = true
         stopping.value.join()
+    }
+
+    /** [shutdown], then ends every session that was accepted here with code 14, within [grace] each. */
+    public suspend fun drain(grace: Duration) {
+        shutdown()
+        val left = synchronized(open) { open.toList() }
+        coroutineScope { left.forEach { launch { it.disconnect(ErrorCode.CONNECTION_CLOSED.code.toUInt(), grace) } } }
     }
 
     private suspend fun stop() {

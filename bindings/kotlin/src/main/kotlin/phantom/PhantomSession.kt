@@ -111,7 +111,9 @@ public class PhantomSession internal constructor(
     private val acceptingStream = Mutex()
     private var takenStreams = 0uL
     private var ending: Deferred<Boolean>? = null
-    private val watching: Job
+
+    /** Follows the session to its end. */
+    internal val watching: Job
 
     init {
         learn(session)

@@ -13,6 +13,7 @@ import org.junit.jupiter.api.AfterAll
 import org.junit.jupiter.api.BeforeAll
 import org.junit.jupiter.api.TestInstance
 import phantom.v1.PhantomConfig
+import phantom.v1.PhantomException
 import phantom.v1.TimeoutException
 import java.util.Collections
 import kotlin.random.Random
@@ -23,6 +24,7 @@ import kotlin.time.Duration.Companion.microseconds
 import kotlin.time.Duration.Companion.seconds
 
 private const val ROUNDS = 1000
+private const val MESSAGES = 300
 
 /** Cancels what runs after up to [most] microseconds of its life; whether it had not ended by then. */
 private suspend fun Job.cancelledSometime(
@@ -45,7 +47,7 @@ class CancellationTest {
     @AfterAll
     fun stop() = phantom.close()
 
-    /** Runs [receive] in coroutines that are cancelled at random, until [count] messages came. */
+    /** Runs [receive] in [ROUNDS] coroutines that are cancelled at random, and until [count] messages came. */
     private fun received(
         count: Int,
         most: Int,
@@ -54,25 +56,38 @@ class CancellationTest {
         val pair = phantom.pair()
         val got = Collections.synchronizedList(mutableListOf<String>())
         val random = Random(1)
-        val sending = launch(Dispatchers.Default) { repeat(count) { pair.here.send("$it".toByteArray()) } }
+        val sending =
+            launch(Dispatchers.Default) {
+                repeat(count) { number ->
+                    while (number - got.size > 4) yield() // few at a time: what was not taken is sent to the next receiver again
+                    pair.here.send("$number".toByteArray())
+                }
+            }
+        var rounds = 0
         var cancelled = 0
-        while (got.size < count) {
+        while (got.size < count || rounds < ROUNDS) {
             val receiver = launch(Dispatchers.Default, CoroutineStart.UNDISPATCHED) { receive(pair.there, got) }
             if (receiver.cancelledSometime(random, most)) cancelled++
+            rounds++
         }
         sending.join()
         assertEquals(List(count) { "$it" }, got.toList())
-        assertTrue(cancelled >= ROUNDS / 10, "$cancelled cancelled")
+        assertTrue(cancelled >= ROUNDS / 4, "$cancelled of $rounds cancelled")
         assertTrue(pair.here.disconnect())
         pair.there.disconnect()
     }
 
     @Test
-    fun `receiving, cancelled`() = received(ROUNDS, 1500) { session, got -> got += session.recv().decodeToString() }
+    fun `receiving, cancelled`() = received(MESSAGES, 1500) { session, got -> got += session.recv().decodeToString() }
 
     @Test
     fun `collecting, cancelled`() =
-        received(ROUNDS, 8000) { session, got -> session.messages().collect { got += it.decodeToString().also { yield() } } }
+        received(MESSAGES, 4000) { session, got ->
+            session.messages().collect {
+                got += it.decodeToString()
+                yield()
+            }
+        }
 
     @Test
     fun `receiving out of time`() =
@@ -182,6 +197,8 @@ class CancellationTest {
                             val session = own.connect(listener.urls.first(), timeout = 60.seconds)
                             try {
                                 session.send(ByteArray(1000))
+                            } catch (_: PhantomException) {
+                                // the other end is closing it
                             } finally {
                                 session.close()
                             }

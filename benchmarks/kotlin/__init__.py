@@ -1,0 +1,1 @@
+"""Phantom for Kotlin against the Python client of the sidecar."""

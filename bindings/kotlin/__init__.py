@@ -1,0 +1,1 @@
+"""Phantom for Kotlin: its build."""
