@@ -266,6 +266,18 @@ async def test_wa58_data_first_ends_the_session_and_reaches_nobody(alice: phanto
         await place.lets_in(alice)
 
 
+def test_wa58_data_first_ends_the_session_at_once(alice: phantom.HybridSigningKey) -> None:
+    async def scenario() -> None:
+        server, client, _ = _virtual_pair(only(alice))
+        await client.send(b"let me in")
+        with pytest.raises(phantom.ClientAuthError, match="requires a client identity"):
+            await client.recv(2)
+        await client.disconnect()
+        await _is_empty(server)
+
+    run_virtual(scenario())
+
+
 def test_wa58_silence_ends_the_session_at_the_handshake_deadline(alice: phantom.HybridSigningKey) -> None:
     async def scenario() -> None:
         server, client, _ = _virtual_pair(only(alice))
@@ -475,7 +487,11 @@ def _raising_at_once(key: phantom.HybridVerifyingKey) -> bool:
     raise RuntimeError("the database is gone")
 
 
-@pytest.mark.parametrize("ask", [_raising, _raising_at_once, lambda key: None, lambda key: "yes"])
+async def _says_yes(key: phantom.HybridVerifyingKey) -> Any:
+    return "yes"
+
+
+@pytest.mark.parametrize("ask", [_raising, _raising_at_once, _says_yes, lambda key: None, lambda key: "yes"])
 async def test_only_a_verdict_of_true_lets_somebody_in(
     alice: phantom.HybridSigningKey, caplog: pytest.LogCaptureFixture, ask: Any
 ) -> None:
