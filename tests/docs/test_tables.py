@@ -170,7 +170,7 @@ def test_the_constants_are_those_of_the_code() -> None:
     text = (PACKAGE / "limits.py").read_text()
     documented, _, of_the_sidecar = text.partition("# --- sidecar")
     names = re.findall(r"^([A-Z][A-Z0-9_]+): Final", documented, re.MULTILINE)
-    assert [name for name in names if name not in written] == [], "add these to docs/protocol/PROTOCOL.md §14"
+    assert [name for name in names if name not in written] == [], "add these to docs/protocol/PROTOCOL.md §16"
     assert of_the_sidecar
 
 
