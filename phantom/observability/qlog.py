@@ -95,6 +95,8 @@ class SessionLog:
     """
 
     __slots__ = (
+        "_ack_delay",
+        "_acked",
         "_began",
         "_closed",
         "_closing",
@@ -102,7 +104,6 @@ class SessionLog:
         "_ended",
         "_file",
         "_folder",
-        "_held",
         "_last",
         "_lines",
         "_metrics",
@@ -129,7 +130,8 @@ class SessionLog:
         self._closed = self._ended = False
         self._closing = 0.0
         self._file: FileIO | None = None
-        self._held: tuple[float, int, int, int, int] | None = None  # a received ACK, until its ranges come
+        self._acked: list[int] = []  # packets that the acknowledgement now at work is the first to cover
+        self._ack_delay = 0
         self._metrics: list[float] = [0.0] * len(_METRICS)
         self._sent: dict[int, _Half] = {}
         self._received: dict[int, _Half] = {}
@@ -154,7 +156,6 @@ class SessionLog:
         sends: int,
     ) -> None:
         """One packet was sealed; ``index`` and ``size`` of its segment if it carries data, ``sends`` of it so far."""
-        self._release()
         frame = self._frame(self._sent, sequence, word, stream_id, index, size, wire)
         trigger = f',"trigger":"{self._sent[stream_id].cause}"' if sends > 1 and stream_id in self._sent else ""
         self._packet(now, path_id, "packet_sent", sequence, frame, wire, trigger)
@@ -163,31 +164,29 @@ class SessionLog:
         self, now: float, path_id: int, sequence: int, word: int, stream_id: int, index: int, size: int, wire: int
     ) -> None:
         """One packet was opened."""
-        self._release()
         if word & (_ACK | _KEEPALIVE | _PATH) == _ACK:
-            self._held = (now, path_id, sequence, wire, stream_id)
+            self._packet(now, path_id, "packet_received", sequence, self._ack_frame(), wire, "")
             return
         frame = self._frame(self._received, None, word, stream_id, index, size, wire)
         self._packet(now, path_id, "packet_received", sequence, frame, wire, "")
 
     def packets_acked(self, now: float, stream_id: int, ranges: Sequence[tuple[int, int]], ack_delay_us: int) -> None:
-        """The acknowledgement just received covers these segments, first and last of each range."""
+        """The acknowledgement whose packet is told next covers these segments, first and last of each range."""
+        self._ack_delay = ack_delay_us
         half = self._sent.get(stream_id)
-        numbers: list[int] = []
-        if half is not None:
-            packets = half.packets
-            for first, last in ranges:
-                if last - first < len(packets):
-                    found = [index for index in range(first, last + 1) if index in packets]
-                else:  # cumulative ranges only grow; what is still there is little
-                    found = [index for index in packets if first <= index <= last]
-                numbers += [packets.pop(index)[0] for index in found]
-            self._tracked -= len(numbers)
-        self._release(numbers, ack_delay_us)
+        if half is None:
+            return
+        packets = half.packets
+        for first, last in ranges:
+            if last - first < len(packets):
+                found = [index for index in range(first, last + 1) if index in packets]
+            else:  # cumulative ranges only grow; what is still there is little
+                found = [index for index in packets if first <= index <= last]
+            self._acked += [packets.pop(index)[0] for index in found]
+            self._tracked -= len(found)
 
     def packet_lost(self, now: float, stream_id: int, index: int, trigger: str) -> None:
         """A segment is due again: ``reordering_threshold``, ``time_threshold``, ``pto_expired`` or ``refused``."""
-        self._release()
         half = self._sent.get(stream_id)
         if half is None:
             return
@@ -200,7 +199,6 @@ class SessionLog:
 
     def packet_dropped(self, now: float, counter: str) -> None:
         """A packet was dropped; ``counter`` is the reason of wire-native §23."""
-        self._release()
         self._event(
             now,
             "transport:packet_dropped",
@@ -220,7 +218,6 @@ class SessionLog:
         pacing_rate: float,
     ) -> None:
         """Measurements: seconds, bytes, bytes a second; 0 means unknown. Only what changed is written."""
-        self._release()
         values = [min_rtt, srtt, latest_rtt, rttvar, cwnd, in_flight, packets_in_flight, pacing_rate * 8]
         parts = [
             f'"{name}":{value * scale:.3f}' if scale else f'"{name}":{int(value)}'
@@ -233,12 +230,10 @@ class SessionLog:
 
     def congestion_state_updated(self, now: float, old: str, new: str) -> None:
         """The congestion controller changed its state."""
-        self._release()
         self._event(now, "recovery:congestion_state_updated", f'"old":"{old}","new":"{new}"')
 
     def key_updated(self, now: float, epoch: int, by_peer: bool) -> None:
         """A new epoch began. The schema wants the key: it gets the empty string."""
-        self._release()
         trigger = "remote_update" if by_peer else "local_update"
         for side in ("client", "server"):
             data = f'"key_type":"{side}_1rtt_secret","new":"","generation":{epoch},"trigger":"{trigger}"'
@@ -246,7 +241,6 @@ class SessionLog:
 
     def state_changed(self, now: float, old: str, new: str, reason: str) -> None:
         """The session went from one phase to another; a final one closes the log a little later."""
-        self._release()
         was, becomes = _STATES.get(old, "handshake_complete"), _STATES.get(new, "handshake_complete")
         self.connection_state(now, was, becomes)
         if becomes != "handshake_confirmed":
@@ -256,7 +250,6 @@ class SessionLog:
 
     def stream_changed(self, now: float, stream_id: int, old: str, new: str) -> None:
         """A stream went from one state to another."""
-        self._release()
         data = f'"stream_id":{stream_id},"stream_type":"bidirectional","old":"{old}","new":"{new}"'
         self._event(now, "transport:stream_state_updated", data)
         if new == "closed":
@@ -369,15 +362,11 @@ class SessionLog:
             f'"segment_index":{index}{fin}}}'
         )
 
-    def _release(self, numbers: list[int] | None = None, ack_delay_us: int = 0) -> None:
-        """Writes the held acknowledgement, with the packet numbers that it is the first to cover."""
-        held, self._held = self._held, None
-        if held is None:
-            return
-        now, path_id, sequence, wire, _ = held
+    def _ack_frame(self) -> str:
+        """The acknowledgement, with the packet numbers that it is the first to cover."""
+        numbers, self._acked = self._acked, []
         ranges = f',"acked_ranges":[{_ranges(sorted(numbers))}]' if numbers else ""
-        frame = f'{{"frame_type":"ack","ack_delay":{ack_delay_us / 1e3:.3f}{ranges}}}'
-        self._packet(now, path_id, "packet_received", sequence, frame, wire, "")
+        return f'{{"frame_type":"ack","ack_delay":{self._ack_delay / 1e3:.3f}{ranges}}}'
 
     # --- the writing thread -------------------------------------------------------------------------------------------
 
