@@ -22,9 +22,11 @@ def program() -> str:
     cargo = shutil.which(os.environ.get("CARGO", "cargo"))
     if cargo is None:
         raise Unavailable("no cargo")
+    copy = _TARGET / "source"  # cargo writes its lock file, which names its registry, beside the manifest
+    shutil.copytree(_SOURCE, copy, dirs_exist_ok=True)
     built = subprocess.run(
-        [cargo, "build", "--release", "--locked", "--quiet"],
-        cwd=_SOURCE,
+        [cargo, "build", "--release", "--quiet"],
+        cwd=copy,
         env={**os.environ, "CARGO_TARGET_DIR": str(_TARGET)},
         capture_output=True,
         text=True,
