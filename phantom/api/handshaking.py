@@ -170,14 +170,14 @@ class Engine:
         identity: HybridSigningKey | None,
         clients: ClientAuthPolicy,
         now: float,
-    ) -> ClientAuthentication:
-        """The exchange of §15.7; what it is bound to is made only where something is proved or verified."""
+    ) -> ClientAuthentication | None:
+        """The exchange of §15.7, where something is proved or asked for; else the engine makes one if it must."""
         timeout = self.config.handshake_timeout
-        if result.initiator:
-            binding = None if identity is None else result.auth_binding(root)
-            return ClientAuthInitiator(binding, identity, now=now, timeout=timeout)
-        binding = None if clients is ClientAuthPolicy.NONE else result.auth_binding(root)
-        return ClientAuthResponder(binding, clients, now=now, timeout=timeout, provider=self.provider)
+        if identity is not None:
+            return ClientAuthInitiator(result.auth_binding(root), identity, now=now, timeout=timeout)
+        if clients is ClientAuthPolicy.NONE:
+            return None
+        return ClientAuthResponder(result.auth_binding(root), clients, now=now, timeout=timeout, provider=self.provider)
 
 
 class _ReadingGate:

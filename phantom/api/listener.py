@@ -29,7 +29,7 @@ from phantom.runtime import AsyncioRuntime, Runtime, Task
 from phantom.transport.handshake.gate import Gate, Source, client_id
 from phantom.transport.handshake.responder import Responder
 from phantom.transport.legs.tcp import TcpLeg, addresses_to_bind, bind_tcp, format_address
-from phantom.transport.session.client_auth import ClientAuthRequested
+from phantom.transport.session.client_auth import ClientAuthPolicy, ClientAuthRequested
 from phantom.transport.session.events import ClientAuthenticated
 
 if TYPE_CHECKING:
@@ -390,7 +390,8 @@ class PhantomListener:
         session._on_end = self._session_ended
         self._sessions[session] = source.key
         self._per_source[source.key] = self._per_source.get(source.key, 0) + 1
-        session._on_event = lambda event: self._client_event(session, event)
+        if self._clients.kind is not ClientAuthPolicy.NONE:
+            session._on_event = lambda event: self._client_event(session, event)
         self._engine.establish(session, leg, result, seconds, clients=self._clients.kind)
         self._gate.enter(source)  # the slot that the handshake has just left: it is still in flight (§8.7)
         self._withheld[session] = source, seconds
