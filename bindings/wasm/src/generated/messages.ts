@@ -1492,6 +1492,11 @@ export interface StreamServiceOpenRequest {
   priority: number;
   /** Do not wait for another stream to end: error 33 if too many are open. */
   noWait: boolean;
+  /**
+   * A number of the client's choice, another one in each Open of the session; 0: none. When the answer never comes,
+   * because the call was cancelled, Release takes it in place of the handle.
+   */
+  opening: bigint;
 }
 
 /** Codec of {@link StreamServiceOpenRequest}. */
@@ -1499,6 +1504,7 @@ export const StreamServiceOpenRequest: MessageType<StreamServiceOpenRequest> = n
   { number: 1, name: "session", type: () => SessionRef },
   { number: 2, name: "priority", type: "uint32" },
   { number: 3, name: "noWait", type: "bool" },
+  { number: 4, name: "opening", type: "uint64" },
 ]);
 
 /** The answer to Open. */
@@ -1808,11 +1814,20 @@ export const StreamServiceStopResponse: MessageType<StreamServiceStopResponse> =
 export interface StreamServiceReleaseRequest {
   /** The stream. */
   stream?: StreamRef | undefined;
+  /** In place of the handle, with `opening`: the session. */
+  session?: SessionRef | undefined;
+  /**
+   * In place of the handle: what an Open of the session with this number opened, or is about to open. Nothing if it
+   * opens nothing.
+   */
+  opening: bigint;
 }
 
 /** Codec of {@link StreamServiceReleaseRequest}. */
 export const StreamServiceReleaseRequest: MessageType<StreamServiceReleaseRequest> = new MessageType("phantom.v1.StreamServiceReleaseRequest", [
   { number: 1, name: "stream", type: () => StreamRef },
+  { number: 2, name: "session", type: () => SessionRef },
+  { number: 3, name: "opening", type: "uint64" },
 ]);
 
 /** The answer to Release. */

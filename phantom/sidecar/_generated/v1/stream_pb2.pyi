@@ -86,10 +86,15 @@ class StreamServiceOpenRequest(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     NO_WAIT_FIELD_NUMBER: _builtins.int
+    OPENING_FIELD_NUMBER: _builtins.int
     priority: _builtins.int
     """The higher, the sooner it is served; equals take turns."""
     no_wait: _builtins.bool
     """Do not wait for another stream to end: error 33 if too many are open."""
+    opening: _builtins.int
+    """A number of the client's choice, another one in each Open of the session; 0: none. When the answer never comes, because the call was cancelled,
+    Release takes it in place of the handle.
+    """
     @_builtins.property
     def session(self) -> _session_pb2.SessionRef:
         """The session."""
@@ -100,10 +105,11 @@ class StreamServiceOpenRequest(_message.Message):
         session: _session_pb2.SessionRef | None = ...,
         priority: _builtins.int = ...,
         no_wait: _builtins.bool = ...,
+        opening: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["no_wait", b"no_wait", "priority", b"priority", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["no_wait", b"no_wait", "opening", b"opening", "priority", b"priority", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -729,18 +735,28 @@ class StreamServiceReleaseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STREAM_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    OPENING_FIELD_NUMBER: _builtins.int
+    opening: _builtins.int
+    """In place of the handle: what an Open of the session with this number opened, or is about to open. Nothing if it opens nothing."""
     @_builtins.property
     def stream(self) -> Global___StreamRef:
         """The stream."""
+
+    @_builtins.property
+    def session(self) -> _session_pb2.SessionRef:
+        """In place of the handle, with `opening`: the session."""
 
     def __init__(
         self,
         *,
         stream: Global___StreamRef | None = ...,
+        session: _session_pb2.SessionRef | None = ...,
+        opening: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["stream", b"stream"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "stream", b"stream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["opening", b"opening", "session", b"session", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -155,8 +155,13 @@ extension V1 {
 
         /// Opens a stream. The peer hears of it at once, even if nothing is sent, so that it may speak first. 256 may
         /// be open each way; with that many, it waits for one to end, or is error 33.
-        public func openStream(priority: UInt32 = 0, noWait: Bool = false, options: RPCOptions = RPCOptions()) async throws(PhantomError) -> V1.StreamServiceOpenResponse {
-            let request = V1.StreamServiceOpenRequest(session: ref, priority: priority, noWait: noWait)
+        public func openStream(
+            priority: UInt32 = 0,
+            noWait: Bool = false,
+            opening: UInt64 = 0,
+            options: RPCOptions = RPCOptions()
+        ) async throws(PhantomError) -> V1.StreamServiceOpenResponse {
+            let request = V1.StreamServiceOpenRequest(session: ref, priority: priority, noWait: noWait, opening: opening)
             return try await V1.unary(transport, "/phantom.v1.StreamService/Open", request, options)
         }
 
@@ -232,8 +237,12 @@ extension V1 {
         /// Gives a stream back and frees its handle. If the peer's half was received to its end, the own half is
         /// finished. If not, the peer is asked to stop, and an own half that was not finished is reset, both with code
         /// 0.
-        public func release(options: RPCOptions = RPCOptions()) async throws(PhantomError) -> V1.StreamServiceReleaseResponse {
-            let request = V1.StreamServiceReleaseRequest(stream: ref)
+        public func release(
+            session: V1.SessionRef? = nil,
+            opening: UInt64 = 0,
+            options: RPCOptions = RPCOptions()
+        ) async throws(PhantomError) -> V1.StreamServiceReleaseResponse {
+            let request = V1.StreamServiceReleaseRequest(stream: ref, session: session, opening: opening)
             return try await V1.unary(transport, "/phantom.v1.StreamService/Release", request, options)
         }
     }

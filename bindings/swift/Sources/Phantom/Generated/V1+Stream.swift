@@ -116,6 +116,9 @@ extension V1 {
         public var priority: UInt32 = 0
         /// Do not wait for another stream to end: error 33 if too many are open.
         public var noWait: Bool = false
+        /// A number of the client's choice, another one in each Open of the session; 0: none. When the answer never
+        /// comes, because the call was cancelled, Release takes it in place of the handle.
+        public var opening: UInt64 = 0
         /// Fields that this version does not know.
         public var unknownFields = UnknownFields()
 
@@ -123,10 +126,11 @@ extension V1 {
         public init() {}
 
         /// With these fields.
-        public init(session: V1.SessionRef? = nil, priority: UInt32 = 0, noWait: Bool = false) {
+        public init(session: V1.SessionRef? = nil, priority: UInt32 = 0, noWait: Bool = false, opening: UInt64 = 0) {
             self.session = session
             self.priority = priority
             self.noWait = noWait
+            self.opening = opening
         }
 
         /// See ``WireMessage``.
@@ -136,6 +140,7 @@ extension V1 {
                 case 10: try reader.merge(&self.session)
                 case 16: self.priority = try reader.read(WireUInt32.self)
                 case 24: self.noWait = try reader.read(WireBool.self)
+                case 32: self.opening = try reader.read(WireUInt64.self)
                 default: try reader.keep(tag, in: &unknownFields)
                 }
             }
@@ -146,6 +151,7 @@ extension V1 {
             writer.write(10, self.session, present: WireNested<V1.SessionRef>.self)
             writer.write(16, self.priority, WireUInt32.self)
             writer.write(24, self.noWait, WireBool.self)
+            writer.write(32, self.opening, WireUInt64.self)
             writer.write(unknownFields)
         }
 
@@ -154,6 +160,7 @@ extension V1 {
             text.field("session", self.session, present: WireNested<V1.SessionRef>.self)
             text.field("priority", self.priority, WireUInt32.self)
             text.field("noWait", self.noWait, WireBool.self)
+            text.field("opening", self.opening, WireUInt64.self)
         }
     }
 }
@@ -1248,6 +1255,11 @@ extension V1 {
 
         /// The stream.
         public var stream: V1.StreamRef?
+        /// In place of the handle, with `opening`: the session.
+        public var session: V1.SessionRef?
+        /// In place of the handle: what an Open of the session with this number opened, or is about to open. Nothing if
+        /// it opens nothing.
+        public var opening: UInt64 = 0
         /// Fields that this version does not know.
         public var unknownFields = UnknownFields()
 
@@ -1255,8 +1267,10 @@ extension V1 {
         public init() {}
 
         /// With these fields.
-        public init(stream: V1.StreamRef? = nil) {
+        public init(stream: V1.StreamRef? = nil, session: V1.SessionRef? = nil, opening: UInt64 = 0) {
             self.stream = stream
+            self.session = session
+            self.opening = opening
         }
 
         /// See ``WireMessage``.
@@ -1264,6 +1278,8 @@ extension V1 {
             while let tag = try reader.tag() {
                 switch tag {
                 case 10: try reader.merge(&self.stream)
+                case 18: try reader.merge(&self.session)
+                case 24: self.opening = try reader.read(WireUInt64.self)
                 default: try reader.keep(tag, in: &unknownFields)
                 }
             }
@@ -1272,12 +1288,16 @@ extension V1 {
         /// See ``WireMessage``.
         public func encode(to writer: inout WireWriter) {
             writer.write(10, self.stream, present: WireNested<V1.StreamRef>.self)
+            writer.write(18, self.session, present: WireNested<V1.SessionRef>.self)
+            writer.write(24, self.opening, WireUInt64.self)
             writer.write(unknownFields)
         }
 
         /// See ``WireMessage``.
         public func describe(to text: inout WireText) {
             text.field("stream", self.stream, present: WireNested<V1.StreamRef>.self)
+            text.field("session", self.session, present: WireNested<V1.SessionRef>.self)
+            text.field("opening", self.opening, WireUInt64.self)
         }
     }
 }

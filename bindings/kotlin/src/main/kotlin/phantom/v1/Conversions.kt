@@ -1436,6 +1436,7 @@ internal fun phantom.v1.wire.StreamServiceOpenRequest.toFacade(): StreamServiceO
         session = if (wire.hasSession()) wire.session.toFacade() else null,
         priority = wire.priority.toUInt(),
         noWait = wire.noWait,
+        opening = wire.opening.toULong(),
     )
 }
 
@@ -1444,6 +1445,7 @@ internal fun StreamServiceOpenRequest.toWire(): phantom.v1.wire.StreamServiceOpe
     this.session?.let { wire.setSession(it.toWire()) }
     wire.setPriority(this.priority.toInt())
     wire.setNoWait(this.noWait)
+    wire.setOpening(this.opening.toLong())
     return wire.build()
 }
 
@@ -1771,12 +1773,16 @@ internal fun phantom.v1.wire.StreamServiceReleaseRequest.toFacade(): StreamServi
     val wire = this
     return StreamServiceReleaseRequest(
         stream = if (wire.hasStream()) wire.stream.toFacade() else null,
+        session = if (wire.hasSession()) wire.session.toFacade() else null,
+        opening = wire.opening.toULong(),
     )
 }
 
 internal fun StreamServiceReleaseRequest.toWire(): phantom.v1.wire.StreamServiceReleaseRequest {
     val wire = phantom.v1.wire.StreamServiceReleaseRequest.newBuilder()
     this.stream?.let { wire.setStream(it.toWire()) }
+    this.session?.let { wire.setSession(it.toWire()) }
+    wire.setOpening(this.opening.toLong())
     return wire.build()
 }
 

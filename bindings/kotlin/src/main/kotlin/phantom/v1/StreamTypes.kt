@@ -29,6 +29,11 @@ public data class StreamServiceOpenRequest(
     public val priority: UInt = 0u,
     /** Do not wait for another stream to end: error 33 if too many are open. */
     public val noWait: Boolean = false,
+    /**
+     * A number of the client's choice, another one in each Open of the session; 0: none. When the answer never comes,
+     * because the call was cancelled, Release takes it in place of the handle.
+     */
+    public val opening: ULong = 0uL,
 )
 
 /** The answer to Open. */
@@ -324,6 +329,13 @@ public class StreamServiceStopResponse {
 public data class StreamServiceReleaseRequest(
     /** The stream. */
     public val stream: StreamRef? = null,
+    /** In place of the handle, with `opening`: the session. */
+    public val session: SessionRef? = null,
+    /**
+     * In place of the handle: what an Open of the session with this number opened, or is about to open. Nothing if it
+     * opens nothing.
+     */
+    public val opening: ULong = 0uL,
 )
 
 /** The answer to Release. */
