@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from phantom import limits
 from phantom.crypto import kdf
+from phantom.crypto.rng import SYSTEM_RNG, RngProvider
 from phantom.errors import (
     PhantomError,
     ProtocolViolationError,
@@ -72,6 +73,7 @@ class Connection(SessionCore):
         now: float,
         root: bytearray | None = None,
         auth: ClientAuthentication | None = None,
+        rng: RngProvider = SYSTEM_RNG,
     ) -> None:
         super().__init__(
             protection,
@@ -83,6 +85,7 @@ class Connection(SessionCore):
             now=now,
             root=root,
             auth=auth,
+            rng=rng,
         )
         admission.begin(self, now)
         if self.admitted:
@@ -118,7 +121,10 @@ class Connection(SessionCore):
 
     def flush_done(self, mark: FlushMark) -> bool:
         """True once everything that was queued at the mark is acknowledged, or given up by a reset."""
-        return all(channel.quiet or _landed(channel) >= end or _given_up(channel) for channel, end in mark.ends)
+        over = self.phase.over  # what is dropped then is quiet, and was not acknowledged
+        return all(
+            _landed(channel) >= end or _given_up(channel) or (channel.quiet and not over) for channel, end in mark.ends
+        )
 
     @property
     def has_room(self) -> bool:
@@ -128,7 +134,19 @@ class Connection(SessionCore):
     @property
     def wants_to_send(self) -> bool:
         """True if :meth:`fill` would write something, were there room."""
+        if self.jitter is not None:
+            return self.jitter_due or (not self.jitter.full and (self.owed or (not self.gated and bool(self.ready))))
         return self.owed or (not self.gated and bool(self.ready))
+
+    @property
+    def urgent(self) -> bool:
+        """True while a deadline may be nearer than MAX_ACK_DELAY: ask :meth:`next_timer` after every call."""
+        return self.held is not None or (self.gated and self.release_at is not None) or self.jitter is not None
+
+    @property
+    def messages_ended(self) -> bool:
+        """True once the peer's FIN on stream 1 has passed and every message before it was read (§14.2)."""
+        return self.assembler.finished and not self.messages and not self.assembler.run_bytes
 
     @property
     def accepts_writes(self) -> bool:
@@ -248,8 +266,7 @@ class Connection(SessionCore):
             return
         stream.add_unreliable(data)
         self.queued += len(data)
-        if not stream.ready or stream.blocked:
-            self.make_ready(stream)
+        self.hold_bundle(stream, now)
 
     def read(self, stream: Stream, now: float) -> bytes | None:
         """The next bytes: one unreliable chunk, or reliable bytes up to 256 KiB; b"" if there is nothing yet, None
@@ -414,6 +431,8 @@ class Connection(SessionCore):
         The window is only lent: nothing of it is referenced after the return.
         Raises FrameTooLargeError when a declared length is over the cap or empty frames flood (leg failure, §21.1).
         """
+        if self.observer is not None:
+            return receiving.receive_watched(self, self.observer, buf, view, start, end, now)
         return receiving.receive(self, buf, view, start, end, now)
 
     def fill(self, path_id: int, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:

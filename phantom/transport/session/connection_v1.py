@@ -148,6 +148,11 @@ class ConnectionV1(Connection):
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
+    def hold_bundle(self, stream: Stream, now: float) -> None:
+        """There are no bundles in V1: a chunk leaves at once."""
+        if not stream.ready or stream.blocked:
+            self.make_ready(stream)
+
     @property
     def wants_to_send(self) -> bool:
         """True if :meth:`fill` would write something, were there room."""

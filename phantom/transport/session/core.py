@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from phantom import limits
+from phantom.crypto.rng import SYSTEM_RNG, RngProvider
 from phantom.crypto.wipe import wipe
 from phantom.errors import BusyError, ConnectionClosedError, PhantomError, SessionClosingError
 from phantom.transport.packet.counters import DropCounters
@@ -27,6 +28,7 @@ from phantom.transport.session.paths import Path
 from phantom.transport.session.reassembly import Reassembly
 from phantom.transport.session.reliability import LostSegment
 from phantom.transport.session.scheduler import Scheduler
+from phantom.transport.session.shaping import JitterQueue, Shaper
 from phantom.transport.session.states import TRANSITIONS, Phase, Trigger
 from phantom.transport.session.stream_states import StreamState, StreamTrigger
 from phantom.transport.session.stream_table import StreamTable
@@ -68,6 +70,9 @@ class SessionSettings:
     confirm_timeout: float = limits.HANDSHAKE_DEADLINE
     max_streams: int = limits.MAX_STREAMS
     session_timeout: float = limits.MIGRATION_IDLE
+    padding: str = "none"  # or "pade" (§15.4)
+    cover_interval: float | None = None  # a COVER packet when nothing else left for so long (§15.5)
+    jitter: float = 0.0  # each packet waits a random time of at most this
 
 
 class Statistics:
@@ -117,6 +122,7 @@ class SessionCore:
         "control",
         "control_assembler",
         "counters",
+        "cover_owed",
         "credit",
         "delayed",
         "drain_deadline",
@@ -129,7 +135,11 @@ class SessionCore:
         "first_awaited",
         "flying",
         "gated",
+        "held",
         "initiator",
+        "jitter",
+        "jitter_due",
+        "last_sent",
         "memory",
         "messages",
         "migrating_since",
@@ -159,6 +169,7 @@ class SessionCore:
         "session_full",
         "session_stream",
         "settings",
+        "shaper",
         "stalled",
         "stats",
         "stream_charge",
@@ -166,6 +177,7 @@ class SessionCore:
         "table",
         "tombstones_owed",
         "touched",
+        "trace",
         "unconfirmed",
         "wake",
         "window_ceiling",
@@ -185,6 +197,7 @@ class SessionCore:
         now: float,
         root: bytearray | None = None,
         auth: ClientAuthentication | None = None,
+        rng: RngProvider = SYSTEM_RNG,
     ) -> None:
         self.protection = protection
         self.initiator = initiator
@@ -197,6 +210,8 @@ class SessionCore:
         self.peer_code: int | None = None
         self.close_code = 0
         self.stats = Statistics()
+        # Per packet of a batch that is watched: where it lies -> segment index, stream bytes, transmissions.
+        self.trace: dict[int, tuple[int, int, int]] | None = None
         self.observer: SessionObserver | None = None
         # Called when something other than the driver changed this session: the process-wide receive memory.
         self.wake: Callable[[], None] | None = None
@@ -248,6 +263,19 @@ class SessionCore:
         self.close_copies = 0
         self.events: deque[Event] | None = None
         self.progress = False  # waiters may have become satisfied
+
+        self.held: dict[Stream, float] | None = None  # bundles that wait for company, and until when (§14.7)
+        self.shaper: Shaper | None = None
+        if settings.padding != "none" or settings.cover_interval:
+            self.shaper = Shaper(
+                pade=settings.padding == "pade",
+                cover_interval=settings.cover_interval,
+                shaped_wire=profile.shaped_wire,
+            )
+        self.jitter = JitterQueue(settings.jitter, rng) if settings.jitter else None
+        self.jitter_due = False
+        self.cover_owed = False
+        self.last_sent = now
 
         self.stream_charge = 0  # of the application's streams (§14.11)
         self.backlog = 0  # of it, unreliable chunks
@@ -431,6 +459,36 @@ class SessionCore:
         """Nothing that the peer must answer is on its way any more?"""
         if not self.flying and not self.session_stream.outstanding.segments and not self.path.unanswered_pings:
             self.path.outstanding_since = None
+            if self.held:
+                self.release_bundles(None)
+
+    # --- small steps: unreliable bundles ----------------------------------------------------------------------------
+
+    def hold_bundle(self, stream: Stream, now: float) -> None:
+        """A chunk was queued: alone it waits for company while something is in flight, 500 µs at most (§14.7)."""
+        if stream.ready and not stream.blocked:
+            return
+        full = stream.unreliable_bytes + 2 >= self.bundle or len(stream.unreliable or ()) >= limits.MAX_COALESCED
+        if full or self.path.outstanding_since is None:
+            if self.held is not None:
+                self.held.pop(stream, None)
+            self.make_ready(stream)
+            return
+        if self.held is None:
+            self.held = {}
+        self.held.setdefault(stream, now + limits.BUNDLE_DELAY)
+
+    def release_bundles(self, now: float | None) -> None:
+        """Bundles that have waited until ``now`` (None: all) may leave."""
+        held = self.held or {}
+        for stream, due in list(held.items()):
+            if now is not None and now < due:
+                break
+            del held[stream]
+            if stream.unreliable and (not stream.ready or stream.blocked):
+                self.make_ready(stream)
+        if not held:
+            self.held = None
 
     def open_session_window(self, now: float) -> None:
         """The session is established, and admitted: stream 1's window grows (§14.6)."""
@@ -653,6 +711,7 @@ class SessionCore:
         self.close_copies = 0
         self.owed = self.session_stream.ack_now = False
         self.session_stream.pending_acks = 0
+        self.held = None
         self.owing = self.delayed = self.flying = self.stalled = self.resets = self.probe = None
         if self.path.sent is not None:
             self.path.sent.drop()

@@ -13,9 +13,11 @@ from phantom import limits
 from phantom.errors import FrameTooLargeError, PhantomError, ProtocolViolationError, StreamResetError
 from phantom.transport.packet import flags as flag
 from phantom.transport.packet import frames
+from phantom.transport.packet.header import V2_IMAGE
 from phantom.transport.session import admission
 from phantom.transport.session.control import StreamReset, StreamStop
 from phantom.transport.session.core import CONTROL_STREAM, SENDING, SESSION_STREAM, SessionCore
+from phantom.transport.session.events import SessionObserver
 from phantom.transport.session.path_states import PathState, PathTrigger
 from phantom.transport.session.reassembly import Verdict
 from phantom.transport.session.reliability import LostSegment, Segment
@@ -23,7 +25,7 @@ from phantom.transport.session.states import Phase, Trigger
 from phantom.transport.session.stream_table import Claim
 from phantom.transport.session.streams import Channel, Stream
 
-__all__ = ["after_batch", "after_consumption", "receive"]
+__all__ = ["after_batch", "after_consumption", "consumed", "receive", "receive_watched"]
 
 _U32 = Struct(">I")
 _SESSION_FRAME: Final = flag.PATH_VALIDATION | flag.KEEPALIVE | flag.CONTROL | flag.COVER
@@ -115,6 +117,39 @@ def receive(core: SessionCore, buf: bytearray, view: memoryview, start: int, end
     if failure is not None:
         raise failure
     return at
+
+
+def receive_watched(
+    core: SessionCore, observer: SessionObserver, buf: bytearray, view: memoryview, start: int, end: int, now: float
+) -> int:
+    """As :func:`receive`, frame by frame, telling the observer of each."""
+    protection, stats = core.protection, core.stats
+    at = start
+    while end - at >= 4 and not core.phase.over:
+        stop = at + 4 + _U32.unpack_from(buf, at)[0]
+        if stop > end:
+            break
+        packets, before = stats.packets_recv, core.counters.snapshot()
+        word = _word(core, buf, at + 4, stop)
+        done = receive(core, buf, view, at, stop, now)
+        if stats.packets_recv != packets:
+            index = size = 0
+            if word & flag.RELIABLE and protection.plain_end - protection.plain_start >= 4:
+                index = _U32.unpack_from(buf, protection.plain_start)[0]
+                size = protection.plain_end - protection.plain_start - 4
+            observer.packet_received(
+                now, protection.path_id, protection.sequence, word, protection.stream_id, index, size, stop - at - 4
+            )
+        for name, count in core.counters.snapshot().items():
+            if count != before[name]:
+                observer.packet_dropped(now, name)
+        at = done
+    return at if at > start else receive(core, buf, view, start, end, now)
+
+
+def _word(core: SessionCore, buf: bytearray, at: int, stop: int) -> int:
+    """The flag word of a V2 packet."""
+    return int(V2_IMAGE.unpack_from(buf, at)[3]) >> 16 if stop - at >= core.protection.overhead else 0
 
 
 def _odd_frame(core: SessionCore, length: int, packets: int) -> None:
@@ -313,6 +348,7 @@ def _on_data(core: SessionCore, stream_id: int, plaintext: bytes, word: int, fre
             core.assembler.feed_bytes(piece)
         if reassembly.finished:
             core.assembler.finish()
+            core.progress = True
         return
     for piece in pieces:
         channel.received += len(piece)

@@ -6,6 +6,7 @@ straight into the buffer; each has its length prefix in front (§21.1).
 
 from __future__ import annotations
 
+import math
 from struct import Struct
 from typing import Final
 
@@ -13,7 +14,9 @@ from phantom import limits
 from phantom.errors import PhantomError, ProtocolViolationError, StreamError
 from phantom.transport.packet import flags as flag
 from phantom.transport.packet import frames
+from phantom.transport.packet.header import V2_IMAGE
 from phantom.transport.session.core import SENDING, SESSION_STREAM, SessionCore
+from phantom.transport.session.events import SessionObserver
 from phantom.transport.session.path_states import PathState
 from phantom.transport.session.reliability import Segment
 from phantom.transport.session.streams import CONTROL_RANK, Channel, Stream
@@ -29,7 +32,21 @@ _FRAME_ROOM: Final = 1024  # no session frame is larger, padding included
 
 def fill(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:
     """Seals as many packets as are due and fit into ``buf[at:cap]``; returns the end offset."""
+    if core.jitter is None:
+        return _fill(core, buf, view, at, cap, now)
+    jitter = core.jitter
+    core.jitter_due = False
+    if not jitter.full:
+        jitter.push(view, at, _fill(core, buf, view, at, cap, now), now)
+    at = jitter.pop_into(view, at, cap, now if not core.phase.over else math.inf)
+    core.jitter_due = core.phase.over and jitter.size > 0
+    return at
+
+
+def _fill(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:
     start = at
+    if core.observer is not None:
+        core.trace = {}
     if core.path.state is not PathState.VALIDATED:
         return _fill_suspended(core, buf, view, at, cap, now)
     if core.owed:
@@ -42,9 +59,23 @@ def fill(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap: int,
         at = _fill_close(core, buf, view, at, cap, now)
     if at != start:
         core.stats.bytes_sent += at - start
+        core.last_sent = now
+        if core.observer is not None:
+            _watch(core, core.observer, buf, start, at, now)
         if core.protection.epoch != core.epoch:
             core.note_epoch(False, "a limit of the old keys was reached", now)
     return at
+
+
+def _watch(core: SessionCore, observer: SessionObserver, buf: bytearray, at: int, end: int, now: float) -> None:
+    """Tells the observer of every packet of the batch."""
+    trace, core.trace = core.trace or {}, None
+    while at < end:
+        length = _U32.unpack_from(buf, at)[0]
+        _, stream_id, sequence, word, place, _ = V2_IMAGE.unpack_from(buf, at + 4)
+        index, size, sends = trace.get(at, (0, 0, 1))
+        observer.packet_sent(now, place & 0xFF, sequence, word >> 16, stream_id, index, size, length, sends)
+        at += 4 + length
 
 
 def _fill_suspended(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:
@@ -76,7 +107,8 @@ def _fill_streams(core: SessionCore, buf: bytearray, view: memoryview, at: int, 
     lead = limits.LENGTH_PREFIX + protection.header_len + 4
     most_segments, most_bytes = core.settings.send_segments, limits.MAX_PENDING_BYTES
     session_room = limits.MAX_SEND_WINDOW - core.outstanding
-    congestion = path.congestion
+    congestion, trace = path.congestion, core.trace
+    shaper = core.shaper if core.shaper is not None and core.shaper.pade else None
     lowest = 0 if core.admitted else CONTROL_RANK  # no data before AUTH_RESULT (§15.7)
     sent = 0
     try:
@@ -108,6 +140,8 @@ def _fill_streams(core: SessionCore, buf: bytearray, view: memoryview, at: int, 
                 continue
             size = segment.size
             end = at + overhead + size
+            if shaper is not None:
+                end += shaper.trailer(size + 4)
             if end > cap:
                 break
             outstanding, credit = stream.outstanding, stream.send_limit
@@ -134,7 +168,12 @@ def _fill_streams(core: SessionCore, buf: bytearray, view: memoryview, at: int, 
                 break
             plain = at + lead
             parts = segment.parts
-            if len(parts) <= _GATHER_MAX:
+            if trace is not None:
+                trace[at] = (index, size, 1)
+            if shaper is not None:
+                end = control(core, buf, view, at, stream.id, segment.word, _plaintext(segment, index))
+                core.stats.packets_sent -= 1
+            elif len(parts) <= _GATHER_MAX:
                 pack(buf, plain, index)
                 x = plain + 4
                 for part in parts[1:]:
@@ -193,6 +232,8 @@ def _transmitted(core: SessionCore, stream: Channel, index: int, segment: Segmen
     path = core.path
     if path.congestion is not None and path.pacer is not None:
         wire = segment.size + _PACKET
+        if core.shaper is not None:  # padding counts for pacing, not for the congestion window (§15.4)
+            path.pacer.spend(core.shaper.trailer(segment.size + 4))
         if segment.stamp is not None:  # sent again while the first is still waited for
             path.congestion.on_discarded(wire)
         segment.stamp = path.congestion.on_sent(wire, now)
@@ -254,7 +295,7 @@ def _fill_resend(
             resend.popleft()
             continue
         segment = outstanding.segments[position]
-        if at + limits.LENGTH_PREFIX + core.protection.overhead + 4 + segment.size > cap:
+        if at + _wire(core, segment) > cap:
             return at
         if _gated(core, segment.size + _PACKET, now):
             return at
@@ -276,9 +317,12 @@ def _seal_again(
     at: int,
     now: float,
 ) -> int:
+    start = at
     at = control(core, buf, view, at, stream.id, segment.word, _plaintext(segment, index))
     segment.sent_at = now
     segment.sends += 1
+    if core.trace is not None:
+        core.trace[start] = (index, segment.size, segment.sends)
     _transmitted(core, stream, index, segment, now)
     core.stats.retransmissions += 1
     core.path.mark_outstanding(now)
@@ -293,11 +337,17 @@ def _fill_probe(core: SessionCore, buf: bytearray, view: memoryview, at: int, ca
     position = index - outstanding.base
     segment = outstanding.segments[position] if 0 <= position < len(outstanding.segments) else None
     if segment is not None and not segment.acked:
-        if at + limits.LENGTH_PREFIX + core.protection.overhead + 4 + segment.size > cap:
+        if at + _wire(core, segment) > cap:
             return at
         at = _seal_again(core, stream, index, segment, buf, view, at, now)
     core.probe = None
     return at
+
+
+def _wire(core: SessionCore, segment: Segment) -> int:
+    """Room that its packet takes in the buffer."""
+    size = limits.LENGTH_PREFIX + core.protection.overhead + 4 + segment.size
+    return size if core.shaper is None else size + core.shaper.trailer(segment.size + 4)
 
 
 def _plaintext(segment: Segment, index: int) -> bytes:
@@ -311,7 +361,10 @@ def _fill_bundle(
     core: SessionCore, stream: Channel, buf: bytearray, view: memoryview, at: int, cap: int, now: float
 ) -> int:
     """One packet of unreliable chunks: a lone one as it is, several as COALESCED (§14.7)."""
-    if at + limits.LENGTH_PREFIX + core.protection.overhead + core.bundle > cap:
+    room = limits.LENGTH_PREFIX + core.protection.overhead + core.bundle
+    if core.shaper is not None:
+        room += room >> 3  # PADÉ adds less
+    if at + room > cap:
         return at
     if _gated(core, core.bundle + _PACKET - 4, now):
         return at
@@ -381,6 +434,11 @@ def _seal_owed(core: SessionCore, buf: bytearray, view: memoryview, done: _Progr
         done.at = _fill_probe(core, buf, view, done.at, cap, now)
     if cap - done.at < 4 * _FRAME_ROOM:
         return core.pongs_owed > 0 or core.pings_owed > 0 or core.probe is not None
+    if core.cover_owed and sending:
+        cover = frames.pad(b"", core.path.profile.shaped_wire)
+        assert cover is not None  # an empty packet is far below the largest shaped one
+        done.at = control(core, buf, view, done.at, 0, flag.COVER_WORD, cover)
+        core.cover_owed = False
     if core.challenge is not None and sending:
         done.at = control(core, buf, view, done.at, 0, flag.RESPONSE, core.challenge)
         core.challenge = None
@@ -452,7 +510,11 @@ def control(
     plaintext: bytes,
     ack_delay: int = 0,
 ) -> int:
-    """Seals one packet that is already put together, with its length prefix."""
+    """Seals one packet that is already put together, with its length prefix; padded if the policy says so."""
+    if core.shaper is not None and core.shaper.pade and not word & flag.PADDED:
+        padded = frames.pad(plaintext, core.shaper.shaped_wire)
+        if padded is not None:
+            plaintext, word = padded, word | flag.PADDED
     end = core.protection.seal(buf, view, at + 4, stream_id, word, core.path.id, plaintext, len(plaintext), ack_delay)
     _U32.pack_into(buf, at, end - at - 4)
     core.stats.packets_sent += 1

@@ -46,6 +46,12 @@ def next_timer(core: SessionCore) -> float | None:
         due = earlier(due, core.auth.deadline())
     if core.gated:
         due = earlier(due, core.release_at)
+    if core.held:
+        due = earlier(due, min(core.held.values()))
+    if core.shaper is not None and not core.cover_owed and core.phase is Phase.ESTABLISHED:
+        due = earlier(due, core.shaper.cover_at(core.last_sent))
+    if core.jitter is not None and not core.jitter_due:
+        due = earlier(due, core.jitter.next_at())
     return earlier(due, core.protection.grace_end)
 
 
@@ -92,6 +98,7 @@ def handle_timer(core: SessionCore, now: float) -> None:
             return
     if core.gated and core.release_at is not None and now >= core.release_at:
         core.gated = False
+    _shape(core, now)
     core.protection.expire(now)
     _rest(core, now)
     _lose(core, now)
@@ -105,6 +112,18 @@ def handle_timer(core: SessionCore, now: float) -> None:
     patience = core.memory.deadline()
     if patience is not None and now >= patience:
         core.memory.enforce(now)
+
+
+def _shape(core: SessionCore, now: float) -> None:
+    """Bundles, cover traffic and jittered packets that are due."""
+    if core.held:
+        core.release_bundles(now)
+    cover = core.shaper.cover_at(core.last_sent) if core.shaper is not None else None
+    if cover is not None and now >= cover and core.phase is Phase.ESTABLISHED:
+        core.cover_owed = core.owed = True
+    waiting = core.jitter.next_at() if core.jitter is not None else None
+    if waiting is not None and now >= waiting:
+        core.jitter_due = True
 
 
 def _suspend(core: SessionCore, now: float, reason: str) -> None:
@@ -213,12 +232,12 @@ def _retransmit(core: SessionCore, now: float) -> None:
         if core.observer is not None:
             core.observer.packet_lost(now, channel.id, index, "pto_expired")
     else:
-        late = now - path.estimator.rto
+        rto = path.estimator.rto
         core.lose(
             [
                 LostSegment(channel, channel.outstanding.base, channel.outstanding.segments[0], "pto_expired")
                 for channel in _flying(core)
-                if channel.outstanding.segments[0].sent_at <= late
+                if max(channel.outstanding.segments[0].sent_at, path.drained_at) + rto <= now
             ],
             now,
         )

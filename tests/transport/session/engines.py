@@ -137,7 +137,7 @@ class Engine:
         size = max(size, self.conn.session_stream.budget + limits.CHUNK_SLACK + 8192)
         buf = bytearray(b"\xee" * size)
         end = self.conn.fill(0, buf, memoryview(buf), 0, size, now)
-        if not self.conn.phase.over:  # a batch whose key ran out is not taken back
+        if not self.conn.phase.over and self.conn.jitter is None:  # a batch whose key ran out is not taken back
             assert buf[end : end + 16] == b"\xee" * len(buf[end : end + 16])
         return bytes(buf[:end])
 
