@@ -112,6 +112,10 @@ final class Server {
         process.arguments = ["phantom", "serve", "--bind", "127.0.0.1:0", "--signing-key-file", key, "--log-filter", "error"]
         let output = Pipe()
         process.standardOutput = output
+        // A child inherits that the threads of tasks take no signals, and could not be stopped by one.
+        var none = sigset_t()
+        sigemptyset(&none)
+        pthread_sigmask(SIG_SETMASK, &none, nil)
         try process.run()
         var line = ""
         while !line.contains("\n") {

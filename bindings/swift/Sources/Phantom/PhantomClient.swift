@@ -138,8 +138,11 @@ public final class PhantomClient: Sendable {
             config: config, timeout: limit)
         // The sidecar keeps the limit itself, and gets a moment to say how it ended.
         let margin = RPCOptions(timeout: WireDuration(seconds: limit.seconds + 2, nanoseconds: limit.nanoseconds))
-        let reply = try await calls.session.connect(request, options: margin)
-        return try session(reply.session, config)
+        return try await make { [self] () async throws(PhantomError) in
+            try session(try await calls.session.connect(request, options: margin).session, config)
+        } undo: { session in
+            _ = try? await session.disconnect(timeout: WireDuration())
+        }
     }
 
     /// The same as ``connect(to:pins:identity:config:timeout:)`` to `LEG://HOST:PORT`.
@@ -186,11 +189,15 @@ public final class PhantomClient: Sendable {
         let request = V1.BindRequest(
             leaseId: leaseID, addresses: addresses, key: key?.ref, config: config, clients: clients,
             reusePort: reusePort)
-        let reply = try await calls.listener.bind(request, options: RPCOptions(timeout: timeout))
-        guard let listener = reply.listener, let ref = listener.ref else {
-            throw PhantomError(.internal, "the sidecar gives no listener")
+        return try await make { [self] () async throws(PhantomError) in
+            let reply = try await calls.listener.bind(request, options: RPCOptions(timeout: timeout))
+            guard let listener = reply.listener, let ref = listener.ref else {
+                throw PhantomError(.internal, "the sidecar gives no listener")
+            }
+            return PhantomListener(client: self, listener: listener, ref: ref, config: config)
+        } undo: { listener in
+            try? await listener.shutdown()
         }
-        return PhantomListener(client: self, listener: listener, ref: ref, config: config)
     }
 
     // MARK: Keys
@@ -198,8 +205,12 @@ public final class PhantomClient: Sendable {
     /// A new signing key, which stays inside the sidecar.
     public func generateSigningKey(timeout: WireDuration? = .seconds(10)) async throws(PhantomError) -> SigningKey {
         let request = V1.GenerateSigningKeyRequest(leaseId: leaseID)
-        let reply = try await calls.identity.generateSigningKey(request, options: RPCOptions(timeout: timeout))
-        return try SigningKey(reply.key, reply.verifyingKey)
+        return try await make { [self] () async throws(PhantomError) in
+            let reply = try await calls.identity.generateSigningKey(request, options: RPCOptions(timeout: timeout))
+            return try SigningKey(reply.key, reply.verifyingKey)
+        } undo: { [self] key in
+            try? await drop(key)
+        }
     }
 
     /// Takes a signing key in.
@@ -207,8 +218,12 @@ public final class PhantomClient: Sendable {
         from source: V1.SigningKeySource.SourceChoice, timeout: WireDuration? = .seconds(10)
     ) async throws(PhantomError) -> SigningKey {
         let request = V1.ImportSigningKeyRequest(leaseId: leaseID, source: V1.SigningKeySource(source: source))
-        let reply = try await calls.identity.importSigningKey(request, options: RPCOptions(timeout: timeout))
-        return try SigningKey(reply.key, reply.verifyingKey)
+        return try await make { [self] () async throws(PhantomError) in
+            let reply = try await calls.identity.importSigningKey(request, options: RPCOptions(timeout: timeout))
+            return try SigningKey(reply.key, reply.verifyingKey)
+        } undo: { [self] key in
+            try? await drop(key)
+        }
     }
 
     /// Wipes a signing key. Listeners that were bound with it keep working.

@@ -61,10 +61,13 @@ package final class Monitor<State>: @unchecked Sendable {
         case late
     }
 
+    /// Resumes a task. Never under the lock: cancelling holds a lock of the task while it waits for ours.
+    private typealias Resumption = () -> Void
+
     private struct Waiter {
         let id: UInt64
-        /// Takes from the state and resumes the task, if it can.
-        let attempt: (inout State) -> Bool
+        /// Takes from the state, if it can, and says how to resume the task.
+        let attempt: (inout State) -> Resumption?
         let giveUp: (_ late: Bool) -> Void
     }
 
@@ -79,9 +82,10 @@ package final class Monitor<State>: @unchecked Sendable {
     @discardableResult
     package func change<Value>(_ body: (inout State) -> Value) -> Value {
         lock.lock()
-        defer { lock.unlock() }
         let value = body(&state)
-        settle()
+        let resumptions = settle()
+        lock.unlock()
+        resumptions.forEach { $0() }
         return value
     }
 
@@ -122,43 +126,47 @@ package final class Monitor<State>: @unchecked Sendable {
         _ continuation: CheckedContinuation<Outcome<Value>, Never>, late: Bool
     ) {
         lock.lock()
-        defer { lock.unlock() }
+        var resumptions: [Resumption] = []
         // Whoever cancels from here on finds the waiter; before, it left its mark on the task.
-        if Task.isCancelled { return continuation.resume(returning: .cancelled) }
-        if let value = take(&state) {
-            continuation.resume(returning: .value(value))
-            return settle()
+        if Task.isCancelled {
+            resumptions.append { continuation.resume(returning: .cancelled) }
+        } else if let value = take(&state) {
+            resumptions = settle()
+            resumptions.append { continuation.resume(returning: .value(value)) }
+        } else if late {
+            resumptions.append { continuation.resume(returning: .late) }
+        } else {
+            waiters.append(
+                Waiter(
+                    id: id,
+                    attempt: { state in take(&state).map { value in { continuation.resume(returning: .value(value)) } } },
+                    giveUp: { late in continuation.resume(returning: late ? .late : .cancelled) }))
         }
-        if late { return continuation.resume(returning: .late) }
-        waiters.append(
-            Waiter(
-                id: id,
-                attempt: { state in
-                    guard let value = take(&state) else { return false }
-                    continuation.resume(returning: .value(value))
-                    return true
-                },
-                giveUp: { late in continuation.resume(returning: late ? .late : .cancelled) }))
+        lock.unlock()
+        resumptions.forEach { $0() }
     }
 
     private func giveUp(_ id: UInt64, late: Bool) {
         lock.lock()
-        defer { lock.unlock() }
-        guard let index = waiters.firstIndex(where: { $0.id == id }) else { return }
-        waiters.remove(at: index).giveUp(late)
+        let waiter = waiters.firstIndex { $0.id == id }.map { waiters.remove(at: $0) }
+        lock.unlock()
+        waiter?.giveUp(late)
     }
 
     /// Serves who waits. What one takes may be what the next one waited for.
-    private func settle() {
+    private func settle() -> [Resumption] {
+        var resumptions: [Resumption] = []
         var index = 0
         while index < waiters.count {
-            if waiters[index].attempt(&state) {
+            if let resumption = waiters[index].attempt(&state) {
+                resumptions.append(resumption)
                 waiters.remove(at: index)
                 index = 0
             } else {
                 index += 1
             }
         }
+        return resumptions
     }
 }
 
@@ -203,5 +211,43 @@ struct Queue<Element> {
             head = 0
         }
         return item
+    }
+}
+
+private struct Making<Value: Sendable> {
+    var outcome: Result<Value, PhantomError>?
+    var isWanted = true
+}
+
+/// Makes something in the sidecar that would be left there if its maker were cancelled while the answer is under way.
+///
+/// Who is cancelled is told so at once; the call gets a moment to end behind the scenes, and what it made is undone.
+func make<Value: Sendable>(
+    _ call: @escaping @Sendable () async throws(PhantomError) -> Value,
+    undo: @escaping @Sendable (Value) async -> Void
+) async throws(PhantomError) -> Value {
+    if Task.isCancelled { throw .cancelled }
+    let making = Monitor(Making<Value>())
+    let task = Task {
+        let outcome: Result<Value, PhantomError>
+        do throws(PhantomError) { outcome = .success(try await call()) } catch { outcome = .failure(error) }
+        let isWanted = making.change { making in
+            making.outcome = outcome
+            return making.isWanted
+        }
+        if !isWanted, case .success(let value) = outcome { await undo(value) }
+    }
+    do { return try await making.wait { $0.outcome }.get() } catch {
+        guard error.isCancelled else { throw error }
+        let outcome = making.change { making in
+            making.isWanted = false
+            return making.outcome
+        }
+        Task {
+            if case .success(let value)? = outcome { return await undo(value) }
+            try? await Task.sleep(nanoseconds: 2_000_000_000)
+            task.cancel()
+        }
+        throw error
     }
 }

@@ -167,7 +167,7 @@ public func withPhantom<Output: Sendable>(
                 first.change { $0 = $0 ?? .line(line) }
                 handle.readabilityHandler = nil
             }
-            do { try process.run() } catch {
+            do { try withSignals { try process.run() } } catch {
                 remove(running)
                 throw PhantomError(.network, "the sidecar cannot be started: \(error.localizedDescription)")
             }
@@ -213,6 +213,16 @@ public func withPhantom<Output: Sendable>(
 
         private static func remove(_ running: Running) {
             if let folder = running.folder { try? FileManager.default.removeItem(atPath: folder) }
+        }
+
+        /// The threads that tasks run on take no signals, and a child inherits that: SIGTERM would not stop it.
+        private static func withSignals<Output>(_ body: () throws -> Output) rethrows -> Output {
+            var none = sigset_t()
+            var before = sigset_t()
+            sigemptyset(&none)
+            pthread_sigmask(SIG_SETMASK, &none, &before)
+            defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
+            return try body()
         }
 
         /// A folder of this user alone, with a short path: those of sockets are limited.

@@ -95,7 +95,33 @@ func assertFails<Output>(
 
 /// Bytes that differ by word and place.
 func content(_ word: UInt8, _ size: Int) -> [UInt8] {
-    (0..<size).map { UInt8(truncatingIfNeeded: $0 ^ $0 >> 8 ^ $0 >> 16) ^ word }
+    let page = (0..<4092).map { UInt8(truncatingIfNeeded: $0 ^ $0 >> 8) ^ word }
+    var bytes: [UInt8] = []
+    bytes.reserveCapacity(size + 4096)
+    var number: UInt32 = 0
+    while bytes.count < size {
+        bytes += page
+        withUnsafeBytes(of: number) { bytes += $0 }
+        number += 1
+    }
+    bytes.removeLast(bytes.count - size)
+    return bytes
+}
+
+/// A folder of this user alone, which is removed in the end.
+func withFolder<Output>(_ body: (String) async throws -> Output) async throws -> Output {
+    var template = Array("/tmp/phantom-test-XXXXXX".utf8CString)
+    let made = try XCTUnwrap(mkdtemp(&template))
+    let folder = String(cString: made)
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    return try await body(folder)
+}
+
+/// Memory of a process in bytes.
+func resident(_ process: String = "self") throws -> Int {
+    let status = try String(contentsOfFile: "/proc/\(process)/status", encoding: .utf8)
+    let line = try XCTUnwrap(status.split(separator: "\n").first { $0.hasPrefix("VmRSS:") })
+    return try XCTUnwrap(line.split(whereSeparator: \.isWhitespace).dropFirst().first.flatMap { Int($0) }) * 1024
 }
 
 /// Stops the shared sidecar when the tests are over: it holds on to standard error, for which whoever runs them waits.
