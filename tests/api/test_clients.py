@@ -131,6 +131,28 @@ def test_a_file_that_has_settled_is_read_again_only_when_it_looks_different(
     assert len(reads) == 2
 
 
+@pytest.mark.parametrize(("age", "looks"), [(0, 3), (1_999_999_999, 3), (2_000_000_000, 1)])
+def test_a_file_that_was_changed_just_now_is_read_every_time(
+    tmp_path: Path,
+    keys: list[phantom.HybridVerifyingKey],
+    monkeypatch: pytest.MonkeyPatch,
+    age: int,
+    looks: int,
+) -> None:
+    """Its times are as coarse as the kernel's tick: another edit need not show in them."""
+    path = tmp_path / "clients"
+    path.write_text(keys[0].fingerprint())
+    changed = max(path.stat().st_mtime_ns, path.stat().st_ctime_ns)
+    monkeypatch.setattr(clients.time, "time_ns", lambda: changed + age)
+    reads: list[Path] = []
+    read = clients._read
+    monkeypatch.setattr(clients, "_read", lambda where: reads.append(where) or read(where))
+    listed = AuthorizedClients.from_file(path)
+    assert listed.allows(keys[0])
+    assert listed.allows(keys[0])
+    assert len(reads) == looks
+
+
 @pytest.mark.parametrize("edit", ["broken", "gone"])
 def test_a_broken_edit_takes_no_effect_and_is_logged_once(
     tmp_path: Path,

@@ -182,3 +182,11 @@ def test_the_tools_are_exported() -> None:
     for name in phantom.testing.__all__:
         assert getattr(phantom.testing, name) is not None
     assert BusyError.code == 3
+
+
+async def test_a_pair_with_a_client_identity() -> None:
+    with phantom.generate_signing_key() as alice:
+        clients = phantom.ClientPolicy.required(phantom.AuthorizedClients.from_pins([alice.verifying_key()]))
+        pair = await session_pair(identity=alice, clients=clients)
+        assert pair.server.peer_identity() == alice.verifying_key()
+        await pair.close()
