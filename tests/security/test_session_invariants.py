@@ -7,7 +7,13 @@ from __future__ import annotations
 import pytest
 
 from phantom import limits
-from phantom.errors import ConnectionClosedError, ProtocolViolationError, SessionClosingError, StreamResetError
+from phantom.errors import (
+    ConnectionClosedError,
+    ProtocolViolationError,
+    SessionClosingError,
+    StreamLimitError,
+    StreamResetError,
+)
 from phantom.transport.packet import flags
 from phantom.transport.packet.header import Packet, decode, encode
 from phantom.transport.session.connection import Connection
@@ -310,11 +316,11 @@ def test_flow_control_windows_of_one_session_are_bounded_together() -> None:
     engine, peer = server_with_peer(session_recv_window=bound)
     for stream_id in range(3, 103, 2):
         peer.give(peer.data(0, b"x", stream_id=stream_id))
-    excess = sum(
-        max(0, s.window.limit - s.consumed - limits.INITIAL_STREAM_WINDOW) for s in engine.conn.streams.values()
-    )
-    assert len(engine.conn.streams) == 50
-    assert excess <= bound
+    peer.see()  # the windows are told
+    streams = list(engine.conn.streams.values())
+    assert len(streams) == 50
+    assert streams[0].window.limit > limits.INITIAL_STREAM_WINDOW
+    assert sum(max(0, s.window.limit - s.consumed - limits.INITIAL_STREAM_WINDOW) for s in streams) <= bound
 
 
 def test_flow_control_a_message_larger_than_the_window_arrives() -> None:
@@ -380,6 +386,16 @@ def test_row55_a_reset_harms_no_other_stream_and_gives_slot_and_credit_back() ->
     assert doomed.chunks is None
 
 
+def test_row55_a_reset_behind_the_end_of_a_half_is_ignored() -> None:
+    engine, peer = server_with_peer()
+    peer.give(peer.data(0, b"all of it", flags.DATA_FIN, stream_id=3))
+    stream = accepted(engine)
+    peer.give(control(peer, 0, encode_stream_reset(3, 1, 9)))
+    assert engine.conn.read(stream, 0.0) == b"all of it"
+    assert engine.conn.read(stream, 0.0) is None
+    assert engine.counted() == {}
+
+
 # --- row 56: the control stream's framing is strict -------------------------------------------------------------------
 
 
@@ -419,6 +435,8 @@ def test_row66_each_of_256_bulk_streams_is_served_within_one_round_and_the_257th
     client, server = pair.client.conn, pair.server.conn
     streams = [client.open_stream(0, 0.0) for _ in range(256)]
     assert not may_open(client)
+    with pytest.raises(StreamLimitError):
+        client.open_stream(0, 0.0)
     for stream in streams:
         client.write(stream, bytes(8 * KiB))
     data = pair.client.emit(0.0)
