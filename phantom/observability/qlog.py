@@ -2,7 +2,8 @@
 
 The form is qlog 0.3 (draft-ietf-quic-qlog-main-schema-03 and -quic-events-03, JSON text sequences of RFC 7464): viewers
 read this version; later drafts have renamed every event, and none is an RFC yet. Where Phantom has what QUIC has not,
-the frame type is ``unknown`` and names the flag word.
+the frame type is ``unknown`` and names the flag word. A packet number counts the packets of its direction, as QUIC's
+does; Phantom's own, which begins anew on each stream and in each epoch, is the event's ``sequence``.
 
 A log holds numbers, states and reasons: no payload, no key, no token. The session's loop only formats a line;
 one thread writes the lines of all logs, looks every half second, and ends with the last log. A log that has
@@ -110,8 +111,10 @@ class SessionLog:
         "_name",
         "_put",
         "_received",
+        "_received_count",
         "_role",
         "_sent",
+        "_sent_count",
         "_taken",
         "_tracked",
     )
@@ -135,6 +138,7 @@ class SessionLog:
         self._metrics: list[float] = [0.0] * len(_METRICS)
         self._sent: dict[int, _Half] = {}
         self._received: dict[int, _Half] = {}
+        self._sent_count = self._received_count = 0
         self._tracked = 0
         self._head(session_id, time.time() - handshake)
         self.connection_state(self._began, None, "attempted")
@@ -156,19 +160,23 @@ class SessionLog:
         sends: int,
     ) -> None:
         """One packet was sealed; ``index`` and ``size`` of its segment if it carries data, ``sends`` of it so far."""
-        frame = self._frame(self._sent, sequence, word, stream_id, index, size, wire)
+        number = self._sent_count
+        self._sent_count += 1
+        frame = self._frame(self._sent, number, word, stream_id, index, size, wire)
         trigger = f',"trigger":"{self._sent[stream_id].cause}"' if sends > 1 and stream_id in self._sent else ""
-        self._packet(now, path_id, "packet_sent", sequence, frame, wire, trigger)
+        self._packet(now, path_id, "packet_sent", number, stream_id, sequence, frame, wire, trigger)
 
     def packet_received(
         self, now: float, path_id: int, sequence: int, word: int, stream_id: int, index: int, size: int, wire: int
     ) -> None:
         """One packet was opened."""
+        number = self._received_count
+        self._received_count += 1
         if word & (_ACK | _KEEPALIVE | _PATH) == _ACK:
-            self._packet(now, path_id, "packet_received", sequence, self._ack_frame(), wire, "")
-            return
-        frame = self._frame(self._received, None, word, stream_id, index, size, wire)
-        self._packet(now, path_id, "packet_received", sequence, frame, wire, "")
+            frame = self._ack_frame()
+        else:
+            frame = self._frame(self._received, None, word, stream_id, index, size, wire)
+        self._packet(now, path_id, "packet_received", number, stream_id, sequence, frame, wire, "")
 
     def packets_acked(self, now: float, stream_id: int, ranges: Sequence[tuple[int, int]], ack_delay_us: int) -> None:
         """The acknowledgement whose packet is told next covers these segments, first and last of each range."""
@@ -309,17 +317,29 @@ class SessionLog:
         if self._put - self._taken > _WAKE_AT:
             _writer.wake.set()
 
-    def _packet(self, now: float, path_id: int, name: str, number: int, frame: str, wire: int, trigger: str) -> None:
+    def _packet(
+        self,
+        now: float,
+        path_id: int,
+        name: str,
+        number: int,
+        stream_id: int,
+        sequence: int,
+        frame: str,
+        wire: int,
+        trigger: str,
+    ) -> None:
         data = (
             f'"header":{{"packet_type":"1RTT","packet_number":{number}}},"raw":{{"length":{wire}}},'
             f'"frames":[{frame}]{trigger}'
         )
-        self._event(now, f"transport:{name}", data, f',"path_id":{path_id}' if path_id else "")
+        path = f',"path_id":{path_id}' if path_id else ""
+        self._event(now, f"transport:{name}", data, f',"sequence":[{stream_id},{sequence}]{path}')
 
     def _frame(
         self,
         halves: dict[int, _Half],
-        sequence: int | None,
+        number: int | None,
         word: int,
         stream_id: int,
         index: int,
@@ -327,7 +347,7 @@ class SessionLog:
         wire: int,
     ) -> str:
         if word & _RELIABLE:
-            return self._stream_frame(halves, sequence, word, stream_id, index, size)
+            return self._stream_frame(halves, number, word, stream_id, index, size)
         if word & _KEEPALIVE and not word & _ACK:
             return '{"frame_type":"ping"}'
         if word & _PATH and not word & _COVER:
@@ -343,7 +363,7 @@ class SessionLog:
         return f'{{"frame_type":"unknown","raw_frame_type":{word},"raw_length":{size}}}'
 
     def _stream_frame(
-        self, halves: dict[int, _Half], sequence: int | None, word: int, stream_id: int, index: int, size: int
+        self, halves: dict[int, _Half], number: int | None, word: int, stream_id: int, index: int, size: int
     ) -> str:
         half = halves.get(stream_id)
         if half is None:
@@ -353,9 +373,9 @@ class SessionLog:
         if known is None and index >= half.following:
             half.following = index + 1
             half.offset += size
-        if sequence is not None and (known is not None or self._tracked < _TRACKED):
+        if number is not None and (known is not None or self._tracked < _TRACKED):
             self._tracked += known is None
-            half.packets[index] = (sequence, offset)
+            half.packets[index] = (number, offset)
         fin = ',"fin":true' if word & _FIN else ""
         return (
             f'{{"frame_type":"stream","stream_id":{stream_id},"offset":{offset},"length":{size},'

@@ -191,7 +191,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     assert path.read_text("ascii").find("qlog_format") < 256
     before = 0.0
     for event in events:
-        assert {"time", "name", "data"} <= set(event) <= {"time", "name", "data", "path_id"}, event
+        assert {"time", "name", "data"} <= set(event) <= {"time", "name", "data", "path_id", "sequence"}, event
         assert number(event["time"])
         assert event["time"] >= before, "times only grow"
         before = event["time"]

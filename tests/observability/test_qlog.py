@@ -125,11 +125,11 @@ def test_segments_become_byte_offsets_and_packet_numbers(log: SessionLog, tmp_pa
     assert [frame["offset"] for frame in frames] == [0, 100, 300, 100]
     assert of(events, "packet_sent")[-1]["trigger"] == "retransmit_reordered"
     assert of(events, "packet_lost") == [
-        {"header": {"packet_type": "1RTT", "packet_number": 11}, "trigger": "reordering_threshold"}
+        {"header": {"packet_type": "1RTT", "packet_number": 1}, "trigger": "reordering_threshold"}
     ]
     first, second = (data["frames"][0] for data in of(events, "packet_received"))
-    assert (first["acked_ranges"], first["ack_delay"]) == ([[10], [12]], 1.5)
-    assert second["acked_ranges"] == [[13]], "what was acknowledged before is not said again"
+    assert (first["acked_ranges"], first["ack_delay"]) == ([[0], [2]], 1.5)
+    assert second["acked_ranges"] == [[3]], "what was acknowledged before is not said again"
 
 
 def test_a_range_over_all_that_ever_was_costs_no_more_than_what_is_outstanding(log: SessionLog, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_retransmission_after_the_timeout_says_so_and_needs_no_packet_number(l
     log.packet_sent(T0, 0, 2, flag.DATA, 9, 0, 5, 74, 2)
     events = written(tmp_path)
     assert of(events, "packet_lost") == [
-        {"header": {"packet_type": "1RTT", "packet_number": 1}, "trigger": "pto_expired"}
+        {"header": {"packet_type": "1RTT", "packet_number": 0}, "trigger": "pto_expired"}
     ]
     assert of(events, "packet_sent")[-1]["trigger"] == "retransmit_timeout"
 
@@ -197,6 +197,16 @@ def test_an_acknowledgement_of_an_unknown_stream_is_an_event_all_the_same(log: S
     event = written(tmp_path)[-1]
     assert event["data"]["frames"] == [{"frame_type": "ack", "ack_delay": 0.0}]
     assert event["path_id"] == 2
+
+
+def test_packets_are_counted_and_keep_their_own_number_too(log: SessionLog, tmp_path: Path) -> None:
+    """Phantom numbers them anew on every stream and in every epoch, QUIC once and for all."""
+    log.packet_sent(T0, 0, 7, flag.DATA, 1, 0, 10, 79, 1)
+    log.packet_sent(T0, 0, 7, flag.PING, 0, 0, 0, 65, 1)
+    log.packet_received(T0, 0, 7, flag.PONG, 0, 0, 0, 65)
+    found = [event for event in written(tmp_path) if "sequence" in event]
+    assert [event["data"]["header"]["packet_number"] for event in found] == [0, 1, 0]
+    assert [event["sequence"] for event in found] == [[1, 7], [0, 7], [0, 7]]
 
 
 def test_only_measurements_that_changed_are_written(log: SessionLog, tmp_path: Path) -> None:
@@ -293,7 +303,7 @@ def test_a_log_is_closed_some_time_after_its_session_or_at_once_when_asked(
     assert log not in qlog._writer._logs
     log.packet_sent(T0, 0, 10, flag.PING, 0, 0, 0, 65, 1)
     assert not log._lines
-    assert of(written(tmp_path), "packet_sent")[-1]["header"]["packet_number"] == 9
+    assert [event["sequence"] for event in written(tmp_path) if "sequence" in event] == [[0, 9]]
 
 
 @pytest.mark.parametrize("broken", ["folder", "names"])

@@ -62,6 +62,41 @@ async def test_both_ends_of_a_session_are_logged(tmp_path: Path) -> None:
     assert qlog._writer._logs == set(), "what has ended is closed"
 
 
+async def test_packets_of_one_end_are_those_of_the_other(tmp_path: Path) -> None:
+    pair = await logged_pair(tmp_path)
+    await talk(pair)
+    stats = pair.client.metrics_snapshot()
+    found = logs(tmp_path)
+
+    def packets(role: str, name: str) -> list[tuple[int, int, int]]:
+        events = [event for event in found[role] if event["name"] == f"transport:{name}"]
+        numbers = [event["data"]["header"]["packet_number"] for event in events]
+        assert numbers == list(range(len(events)))
+        return [(*event["sequence"], event["data"]["raw"]["length"]) for event in events]
+
+    sent = packets("client", "packet_sent")
+    assert len(sent) == stats.packets_sent
+    assert len(packets("client", "packet_received")) == stats.packets_recv
+    assert set(packets("server", "packet_received")) <= set(sent)
+    assert len(packets("server", "packet_received")) > len(sent) // 2
+    acked = [
+        number
+        for event in found["client"]
+        if event["name"] == "transport:packet_received"
+        for frame in event["data"]["frames"]
+        for first, *last in frame.get("acked_ranges", ())
+        for number in range(first, (last or [first])[0] + 1)
+    ]
+    data = [
+        event["data"]["header"]["packet_number"]
+        for event in found["client"]
+        if event["name"] == "transport:packet_sent"
+        if any(frame["frame_type"] == "stream" for frame in event["data"]["frames"])
+    ]
+    assert sorted(acked) == sorted(data), "everything that carried data was acknowledged, once"
+    assert any(event["name"] == "recovery:metrics_updated" for event in found["client"])
+
+
 async def test_a_log_holds_no_payload_and_no_key(tmp_path: Path) -> None:
     pair = await logged_pair(tmp_path)
     keys = [pair.client.export_keying_material("x")] if hasattr(pair.client, "export_keying_material") else []
