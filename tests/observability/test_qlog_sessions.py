@@ -13,7 +13,11 @@ import pytest
 import phantom
 from phantom.config import PhantomConfig
 from phantom.observability import qlog
+from phantom.observability.qlog import SessionLog
 from phantom.testing import SessionPair, session_pair
+from phantom.testing.simulator import play
+from phantom.testing.simulator.plans import PLANS
+from phantom.transport.session.connection import Connection
 from tests.calm import PATIENCE
 from tests.observability.qlog_schema import read
 
@@ -136,3 +140,33 @@ async def test_a_log_that_cannot_be_written_ends_no_session(tmp_path: Path) -> N
     assert (tmp_path / "file").read_text() == "not a folder"
     assert pair.client.last_error() is None
     assert isinstance(pair.client.state, phantom.ConnectionState)
+
+
+@pytest.mark.parametrize(
+    ("plan", "events"),
+    [
+        ("corruption-2-percent", {"packet_dropped", "packet_lost", "congestion_state_updated"}),
+        ("rekey-storm", {"key_updated", "packet_dropped"}),
+        ("stream-churn-with-resets", {"stream_state_updated", "packet_lost"}),
+    ],
+)
+def test_every_event_of_a_rough_life_is_of_the_schema(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str, events: set[str]
+) -> None:
+    made = 0
+    begin = Connection.__init__
+
+    def watched(self: Connection, *arguments: Any, **more: Any) -> None:
+        nonlocal made
+        begin(self, *arguments, **more)
+        made += 1
+        self.observer = SessionLog(tmp_path, made.to_bytes(8, "big"), "client", more["now"])
+
+    monkeypatch.setattr(Connection, "__init__", watched)
+    monkeypatch.setattr(qlog.limits, "QLOG_BUFFER", 1 << 30)
+    assert play(PLANS[plan], 1).ok
+    for log in list(qlog._writer._logs):
+        log.close()
+    qlog.drain()
+    seen = {event["name"].partition(":")[2] for path in tmp_path.iterdir() for event in read(path)}
+    assert seen >= events | {"packet_sent", "packet_received", "metrics_updated", "connection_state_updated"}
