@@ -220,6 +220,7 @@ class Connection(SessionCore):
         table = self.stream_table()
         stream = self.new_stream(table.next_id(), priority, opened_here=True, now=now)
         table.add_own(stream)
+        self.recount_stream(stream)
         self.make_ready(stream)
         if self.observer is not None:
             self.observer.stream_changed(now, stream.id, "idle", "open")

@@ -83,6 +83,7 @@ class ConnectionV1(Connection):
             now=now,
             root=root,
         )
+        self.window_ceiling = limits.INITIAL_STREAM_WINDOW  # nothing is granted, so nothing counts as granted
         self._v1 = protection
         self._acks: deque[tuple[int, int]] | None = None  # (stream, sequence) to be acknowledged
         self._sequences: dict[int, _Sequences] = {}

@@ -520,7 +520,9 @@ class SessionCore:
         """Its window, what it holds or what it has received changed: brings the session's sums up to date."""
         self.stream_charge += stream.charge - stream.noted
         stream.noted = stream.charge
-        over = stream.window.limit - limits.INITIAL_STREAM_WINDOW
+        # What a window has grown to counts from then on: many streams may come to exist before the first is told.
+        promised = max(stream.window.limit, stream.consumed + stream.window.window)
+        over = promised - limits.INITIAL_STREAM_WINDOW
         credit = 0 if stream.peer_ended or over < stream.received else over - stream.received
         excess = 0 if stream.peer_ended or over < stream.consumed else over - stream.consumed
         self.credit += credit - stream.credit

@@ -430,6 +430,7 @@ def _admit(core: SessionCore, stream: Stream) -> None:
         core.accepted = deque()
     core.accepted.append(stream)
     stream.charge += limits.ITEM_OVERHEAD
+    core.recount_stream(stream)
     core.progress = True
     if stream.window.due(0, creeping=False):
         core.owe_window(stream)
