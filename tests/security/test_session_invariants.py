@@ -311,11 +311,13 @@ def test_flow_control_the_reorder_store_is_bounded_in_bytes_with_a_missing_head(
     assert phase(engine) is Phase.ESTABLISHED
 
 
-def test_flow_control_windows_of_one_session_are_bounded_together() -> None:
+@pytest.mark.parametrize("batch", [1, 50])
+def test_flow_control_windows_of_one_session_are_bounded_together(batch: int) -> None:
     bound = 4 * MiB
     engine, peer = server_with_peer(session_recv_window=bound)
-    for stream_id in range(3, 103, 2):
-        peer.give(peer.data(0, b"x", stream_id=stream_id))
+    opening = [peer.data(0, b"x", stream_id=stream_id) for stream_id in range(3, 103, 2)]
+    for at in range(0, 50, batch):
+        peer.give(*opening[at : at + batch])
     peer.see()  # the windows are told
     streams = list(engine.conn.streams.values())
     assert len(streams) == 50
