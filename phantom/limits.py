@@ -75,6 +75,9 @@ HANDSHAKE_FRAME_CAP: Final = 64 * KiB
 ESTABLISHED_FRAME_CAP: Final = 4 * MiB
 ABSOLUTE_FRAME_CAP: Final = 16 * MiB
 MAX_EMPTY_FRAMES: Final = 64  # in a row
+MAX_WEBSOCKET_TEXTS: Final = 64  # text messages in a row
+UPGRADE_CAP: Final = 8192  # bytes of an HTTP request or answer that begins a WebSocket
+UPGRADE_HEADERS: Final = 64  # lines in it
 
 # --- packet protection ----------------------------------------------------------------------------------------------
 SEQ_REKEY_WATERMARK: Final = 2**31

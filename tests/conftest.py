@@ -14,6 +14,7 @@ import inspect
 import os
 import random
 import signal
+import ssl
 import threading
 import zlib
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,8 @@ from typing import Any
 
 import hypothesis
 import pytest
+
+from tests.tls import make_contexts, write_certificate
 
 hypothesis.settings.register_profile(
     "ci",
@@ -121,3 +124,9 @@ def seed(request: pytest.FixtureRequest) -> int:
 def rng(seed: int) -> random.Random:
     """Random numbers from `seed`."""
     return random.Random(seed)
+
+
+@pytest.fixture(scope="session")
+def tls_contexts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ssl.SSLContext]:
+    """See ``tests.tls``: a server, a client that trusts it, a stranger."""
+    return make_contexts(write_certificate(tmp_path_factory.mktemp("tls") / "localhost.pem"))

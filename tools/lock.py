@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
-EVERY_EXTRA = ("cli", "sidecar", "pqcrypto", "uvloop")
+EVERY_EXTRA = ("cli", "sidecar", "websocket", "pqcrypto", "uvloop")
 # file -> (inputs, extras of pyproject.toml)
 LOCKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "boot": (("boot.in",), ()),

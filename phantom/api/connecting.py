@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Generator
 from types import TracebackType
 
 from phantom import limits
 from phantom.api.endpoint import Address, resolve_target
 from phantom.api.handshaking import ClientHandshake, Engine
+from phantom.api.legs import WebOptions, open_leg
 from phantom.api.session import PhantomSession
 from phantom.api.shared import process_memory, self_tested_provider
 from phantom.api.waiting import Deadline
@@ -20,7 +22,6 @@ from phantom.runtime import AsyncioRuntime, Runtime
 from phantom.transport.handshake.initiator import Initiator
 from phantom.transport.legs.base import Leg, SessionTransport
 from phantom.transport.legs.message import MessageLeg
-from phantom.transport.legs.tcp import connect_tcp
 
 __all__ = ["Connecting", "connect", "connect_pinned", "connect_with_transport"]
 
@@ -28,7 +29,7 @@ __all__ = ["Connecting", "connect", "connect_pinned", "connect_with_transport"]
 class Connecting:
     """A connect that has been described and not begun: ``await`` it for the session, or ``async with`` it."""
 
-    __slots__ = ("_address", "_config", "_identity", "_pins", "_rng", "_runtime", "_session", "_timeout")
+    __slots__ = ("_address", "_config", "_identity", "_pins", "_rng", "_runtime", "_session", "_timeout", "_web")
 
     def __init__(
         self,
@@ -39,8 +40,10 @@ class Connecting:
         runtime: Runtime | None,
         rng: RngProvider,
         identity: HybridSigningKey | None,
+        web: WebOptions,
     ) -> None:
         self._address = address
+        self._web = web
         self._identity = identity
         self._pins = pins
         self._config = config
@@ -68,7 +71,7 @@ class Connecting:
         deadline = Deadline(runtime, self._timeout)
         engine = Engine(config, self_tested_provider(config), runtime, process_memory(config))
         session = PhantomSession(runtime, config, address.host_port)
-        leg = await connect_tcp(address.host, address.port, runtime, min(config.connect_timeout, self._timeout))
+        leg = await open_leg(address, runtime, min(config.connect_timeout, self._timeout), self._web, self._rng)
         try:
             initiator = _initiator(self._pins, engine, self._rng)
         except BaseException:
@@ -102,6 +105,7 @@ def connect(
     identity: HybridSigningKey | None = None,
     config: PhantomConfig | None = None,
     timeout: float | None = None,
+    tls: ssl.SSLContext | None = None,
     runtime: Runtime | None = None,
     rng: RngProvider | None = None,
 ) -> Connecting:
@@ -110,16 +114,20 @@ def connect(
     ``target`` is an address of surface §1.7; its pin is in the URL or in ``pin`` (fingerprint, hex, bytes, key object,
     or a sequence of which one must match). ``identity`` is proved to the server after it has proved itself, and connect
     returns when it was accepted: keep the key open until then. Without one, a server that requires it ends the session
-    with ClientAuthError. ``timeout`` bounds everything, in seconds (default 20). Arguments are checked here, before any
-    I/O: ConfigError (no pin, contradiction), ValidationError (malformed), UnsupportedError (leg not built). Awaiting
-    raises NetworkError, PhantomTimeoutError, HandshakeError and its leaves; ClientAuthError refuses ``identity``.
+    with ClientAuthError. ``timeout`` bounds everything, in seconds (default 20). ``tls`` is for wss:// addresses, in
+    place of a context that trusts what the system trusts; who the peer is, the pin decides. Arguments are checked here,
+    before any I/O: ConfigError (no pin, contradiction), ValidationError (malformed), UnsupportedError (leg not built).
+    Awaiting raises NetworkError, PhantomTimeoutError, HandshakeError and its leaves; ClientAuthError refuses
+    ``identity``.
     """
     address, pins = resolve_target(target, pin)
     address.require_built()
     if timeout is not None and not timeout > 0:
         raise ValidationError("timeout must be a positive number of seconds")
     _check_identity(identity)
-    return Connecting(address, pins, config or PhantomConfig(), timeout, runtime, rng or SYSTEM_RNG, identity)
+    web = WebOptions(tls)
+    web.check(address, listening=False)
+    return Connecting(address, pins, config or PhantomConfig(), timeout, runtime, rng or SYSTEM_RNG, identity, web)
 
 
 def connect_pinned(
@@ -131,12 +139,15 @@ def connect_pinned(
     identity: HybridSigningKey | None = None,
     config: PhantomConfig | None = None,
     timeout: float | None = None,
+    tls: ssl.SSLContext | None = None,
     runtime: Runtime | None = None,
     rng: RngProvider | None = None,
 ) -> Connecting:
     """The same as :func:`connect` to ``LEG://HOST:PORT`` with ``pinned_key``."""
     target = Address(leg, host, port).url()
-    return connect(target, pinned_key, identity=identity, config=config, timeout=timeout, runtime=runtime, rng=rng)
+    return connect(
+        target, pinned_key, identity=identity, config=config, timeout=timeout, tls=tls, runtime=runtime, rng=rng
+    )
 
 
 def connect_with_transport(

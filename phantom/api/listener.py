@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Collection, Generator
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -16,6 +16,7 @@ from phantom import limits
 from phantom.api.clients import ClientPolicy
 from phantom.api.endpoint import Address, parse_address
 from phantom.api.handshaking import Engine, ServerHandshake
+from phantom.api.legs import WebOptions, accepted_leg
 from phantom.api.session import PhantomSession
 from phantom.api.shared import process_memory, self_tested_provider
 from phantom.api.waiting import Deadline, WaitQueue
@@ -28,12 +29,14 @@ from phantom.observability.metrics import HandshakeCounters, MetricsSnapshot
 from phantom.runtime import AsyncioRuntime, Runtime, Task
 from phantom.transport.handshake.gate import Gate, Source, client_id
 from phantom.transport.handshake.responder import Responder
-from phantom.transport.legs.tcp import TcpLeg, addresses_to_bind, bind_tcp, format_address
+from phantom.transport.legs.http_upgrade import PATH
+from phantom.transport.legs.tcp import addresses_to_bind, bind_tcp, format_address
 from phantom.transport.session.client_auth import ClientAuthPolicy, ClientAuthRequested
 from phantom.transport.session.events import ClientAuthenticated
 
 if TYPE_CHECKING:
     import socket
+    import ssl
 
     from phantom.crypto.hybrid_sign import HybridVerifyingKey
     from phantom.transport.handshake.events import HandshakeResult
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["AcceptOutcome", "Binding", "PhantomListener", "listen"]
 
 _EVERYBODY = ClientPolicy.none()
+_NO_WEB = WebOptions()
 _PER_TURN = 4  # handshakes signed in one turn of the loop
 _ACCEPTS_PER_TURN = 16
 _ACCEPT_PAUSE = 0.1  # s, when the process is out of descriptors
@@ -71,9 +75,11 @@ class PhantomListener:
         runtime: Runtime,
         rng: RngProvider,
         clients: ClientPolicy = _EVERYBODY,
+        web: WebOptions = _NO_WEB,
     ) -> None:
         """For the library: listeners come from :func:`listen`."""
         self._key = key
+        self._web = web
         self._clients = clients
         self._config = config
         self._runtime = runtime
@@ -119,9 +125,15 @@ class PhantomListener:
         runtime: Runtime | None = None,
         rng: RngProvider | None = None,
     ) -> PhantomListener:
-        """The same as awaiting :func:`listen`."""
+        """The same as awaiting :func:`listen`, which also takes what wss addresses need."""
         return await listen(
-            *addresses, key=key, clients=clients, reuse_port=reuse_port, config=config, runtime=runtime, rng=rng
+            *addresses,
+            key=key,
+            clients=clients,
+            reuse_port=reuse_port,
+            config=config,
+            runtime=runtime,
+            rng=rng,
         )
 
     @classmethod
@@ -138,7 +150,13 @@ class PhantomListener:
     ) -> PhantomListener:
         """:meth:`bind` with one address and a key that must be given."""
         return await listen(
-            address, key=key, clients=clients, reuse_port=reuse_port, config=config, runtime=runtime, rng=rng
+            address,
+            key=key,
+            clients=clients,
+            reuse_port=reuse_port,
+            config=config,
+            runtime=runtime,
+            rng=rng,
         )
 
     async def _bind(self, addresses: tuple[Address, ...], reuse_port: bool) -> None:
@@ -149,7 +167,8 @@ class PhantomListener:
                 for sock in bind_tcp(address.host, address.port, found, reuse_port=reuse_port):
                     self._sockets.append(sock)
                     host, port = sock.getsockname()[:2]
-                    self._addresses.append(Address(address.leg, host, port))
+                    path = (address.path or PATH) if address.leg in ("ws", "wss") else ""
+                    self._addresses.append(Address(address.leg, host, port, path))
         except BaseException:
             for sock in self._sockets:
                 sock.close()
@@ -285,7 +304,7 @@ class PhantomListener:
             except OSError as error:
                 self._pause_accepting(sock, error)
                 return
-            self._begin(peer, address)
+            self._begin(sock, peer, address)
 
     def _pause_accepting(self, sock: socket.socket, error: OSError) -> None:
         """Out of descriptors or memory: the connection stays in the backlog, and the loop must not spin over it."""
@@ -305,15 +324,16 @@ class PhantomListener:
             if self._closed:
                 peer.close()
                 return
-            self._begin(peer, address)
+            self._begin(sock, peer, address)
 
     def _stop_accepting(self) -> None:
         for task in self._tasks:
             task.cancel()
 
-    def _begin(self, peer: socket.socket, address: tuple[object, ...]) -> None:
+    def _begin(self, sock: socket.socket, peer: socket.socket, address: tuple[object, ...]) -> None:
         try:
-            leg = TcpLeg(peer, self._runtime)
+            bound = self._addresses[self._sockets.index(sock)]
+            leg = accepted_leg(peer, bound, self._runtime, self._web)
         except OSError:  # the peer was gone before it was looked at
             peer.close()
             return
@@ -451,7 +471,7 @@ class PhantomListener:
 class Binding:
     """A listen that has been described and not begun: ``await`` it for the listener, or ``async with`` it."""
 
-    __slots__ = ("_addresses", "_clients", "_config", "_key", "_listener", "_reuse_port", "_rng", "_runtime")
+    __slots__ = ("_addresses", "_clients", "_config", "_key", "_listener", "_reuse_port", "_rng", "_runtime", "_web")
 
     def __init__(
         self,
@@ -462,8 +482,10 @@ class Binding:
         runtime: Runtime | None,
         rng: RngProvider,
         clients: ClientPolicy = _EVERYBODY,
+        web: WebOptions = _NO_WEB,
     ) -> None:
         self._addresses = addresses
+        self._web = web
         self._clients = clients
         self._key = key
         self._reuse_port = reuse_port
@@ -487,7 +509,8 @@ class Binding:
 
     async def _bind(self) -> PhantomListener:
         key = self._key or HybridSigningKey.generate(self._rng)
-        listener = PhantomListener(key, self._config, self._runtime or AsyncioRuntime(), self._rng, self._clients)
+        runtime = self._runtime or AsyncioRuntime()
+        listener = PhantomListener(key, self._config, runtime, self._rng, self._clients, self._web)
         await listener._bind(self._addresses, self._reuse_port)
         return listener
 
@@ -498,29 +521,35 @@ def listen(
     clients: ClientPolicy = _EVERYBODY,
     reuse_port: bool = False,
     config: PhantomConfig | None = None,
+    tls: ssl.SSLContext | None = None,
+    origins: Collection[str] = (),
     runtime: Runtime | None = None,
     rng: RngProvider | None = None,
 ) -> Binding:
     """Listens on ``addresses`` (surface §1.7; port 0 takes a free one) under one identity.
 
     Without ``key`` a fresh identity is made, a new one for each listener. ``clients`` says who may come in: everybody,
-    unless it is ``ClientPolicy.required(...)``. Arguments are checked here, before any I/O: ConfigError,
-    ValidationError, UnsupportedError. Awaiting raises NetworkError, also when a port is in use.
+    unless it is ``ClientPolicy.required(...)``. ``tls`` has the certificate of wss:// addresses. On ws:// and wss://
+    pages of the server's own host and of ``origins`` (such as ``https://app.example``; ``*``: all) are let in, and
+    every program. Arguments are checked here, before any I/O: ConfigError, ValidationError, UnsupportedError. Awaiting
+    raises NetworkError, also when a port is in use.
     """
     if not addresses:
         raise ConfigError("give at least one address to listen on, such as tcp://127.0.0.1:4242")
+    web = WebOptions(tls, tuple(origins))
     parsed = tuple(parse_address(address, listening=True) for address in addresses)
     for address in parsed:
         address.require_built()
         if address.pin is not None:
             raise ConfigError("an address to listen on has no pin")
+        web.check(address, listening=True)
     if reuse_port and not hasattr(os, "fork"):
         raise ConfigError("reuse_port is not available on this platform")
     if not isinstance(clients, ClientPolicy):
         raise ValidationError(
             "clients is a ClientPolicy, such as ClientPolicy.required(AuthorizedClients.from_file(...))"
         )
-    return Binding(parsed, key, reuse_port, config or PhantomConfig(), runtime, rng or SYSTEM_RNG, clients)
+    return Binding(parsed, key, reuse_port, config or PhantomConfig(), runtime, rng or SYSTEM_RNG, clients, web)
 
 
 async def _discard(session: PhantomSession) -> None:

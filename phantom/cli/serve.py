@@ -17,6 +17,7 @@ from phantom.cli.options import Json
 from phantom.cli.screen import Screen
 from phantom.config import PhantomConfig
 from phantom.limits import MAX_SESSIONS, MAX_SESSIONS_PER_SOURCE
+from phantom.server.certificates import server_context
 from phantom.server.handlers import load_handler
 from phantom.server.keys import SYSTEM_KEY_FILE
 from phantom.server.logs import DEFAULT_FILTER
@@ -60,6 +61,29 @@ def serve(
             envvar="PHANTOM_AUTHORIZED_CLIENTS",
             metavar="FILE",
             help="Let in only clients whose identity is in this file: a fingerprint a line. Edits take effect.",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-cert",
+            envvar="PHANTOM_TLS_CERT",
+            metavar="FILE",
+            help="Certificate of wss:// addresses: a PEM chain, with its key or beside it (--tls-key).",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option("--tls-key", envvar="PHANTOM_TLS_KEY", metavar="FILE", help="Key of the certificate, PEM."),
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--origin",
+            envvar="PHANTOM_ORIGINS",
+            metavar="ORIGIN",
+            help="Web pages of this origin may use ws:// and wss:// addresses, as those of the same host may;"
+            " repeatable; *: all.",
         ),
     ] = None,
     handler: Annotated[
@@ -110,6 +134,8 @@ def serve(
             advertise=advertise,
             reuse_port=reuse_port,
             authorized=authorized,
+            tls=server_context(tls_cert, tls_key),
+            origins=tuple(one for given in origin or () for one in given.split(",") if one),
             config=PhantomConfig.server(max_sessions=max_sessions, max_sessions_per_ip=max_sessions_per_ip),
         )
     configure(screen, log_filter, log_json)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,13 +48,24 @@ class ServerSettings:
     reuse_port: bool = False
     authorized: AuthorizedClients | None = None
     """Clients that may come in; None: everybody."""
+    tls: ssl.SSLContext | None = None
+    """The certificate of wss:// addresses."""
+    origins: tuple[str, ...] = ()
+    """Origins of web pages that ws:// and wss:// addresses let in besides those of their own host."""
     config: PhantomConfig = field(default_factory=PhantomConfig.server)
     grace: float = limits.SHUTDOWN_GRACE
     """Seconds that sessions have to finish when the server ends."""
 
     def __post_init__(self) -> None:
         """Raises what is wrong before a key is made or a port is taken."""
-        listen(*self.addresses, clients=self.clients, reuse_port=self.reuse_port, config=self.config)
+        listen(
+            *self.addresses,
+            clients=self.clients,
+            reuse_port=self.reuse_port,
+            config=self.config,
+            tls=self.tls,
+            origins=self.origins,
+        )
         if self.advertise is not None:
             check_advertised(self.advertise)
 
@@ -89,6 +101,8 @@ class Server:
             clients=settings.clients,
             reuse_port=settings.reuse_port,
             config=settings.config,
+            tls=settings.tls,
+            origins=settings.origins,
         )
         urls = await pinned_urls(listener.local_addrs, key.verifying_key().fingerprint(), advertise)
         for url in urls:

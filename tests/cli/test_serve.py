@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from phantom.cli import serve as command
 from phantom.server import logs
 from phantom.server.service import Server, ServerSettings
 from tests.cli.conftest import Invoke, OnTerminal, Start, host_port
+from tests.tls import write_certificate
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +114,28 @@ class TestSettings:
         assert outcome.code == 0
         assert len(taken[1].authorized) == 1
         assert taken[1].clients == phantom.ClientPolicy.required(taken[1].authorized)
+
+    @pytest.mark.parametrize("how", ["flag", "environment"])
+    def test_what_web_addresses_need(self, invoke: Invoke, taken: list[Any], tmp_path: Path, how: str) -> None:
+        file = str(write_certificate(tmp_path / "both.pem"))
+        bind, origins = "wss://127.0.0.1:1/x", ("https://a.example", "https://b.example")
+        if how == "flag":
+            flags = ["--bind", bind, "--tls-cert", file, "--tls-key", file, *(f"--origin={one}" for one in origins)]
+            outcome = invoke("serve", *flags)
+        else:
+            environment = {"PHANTOM_BIND": bind, "PHANTOM_TLS_CERT": file, "PHANTOM_ORIGINS": ",".join(origins)}
+            outcome = invoke("serve", **environment)
+        assert outcome.code == 0
+        settings = taken[1]
+        assert settings.addresses == (bind,)
+        assert isinstance(settings.tls, ssl.SSLContext)
+        assert settings.origins == origins
+
+    def test_wss_without_a_certificate_ends_the_start(self, invoke: Invoke, taken: list[Any]) -> None:
+        outcome = invoke("serve", "--bind", "wss://127.0.0.1:1")
+        assert outcome.code == 2
+        assert "needs a certificate" in outcome.err
+        assert taken == []
 
     @pytest.mark.parametrize("content", [None, "not a pin"], ids=["missing", "malformed"])
     def test_a_list_of_clients_that_cannot_be_read_ends_the_start(

@@ -27,7 +27,7 @@ def pinned(lock: str) -> dict[str, str]:
 
 
 def test_the_extras_and_commands() -> None:
-    assert set(PROJECT["optional-dependencies"]) == {"cli", "sidecar", "pqcrypto", "uvloop", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == {"cli", "sidecar", "websocket", "pqcrypto", "uvloop", "dev"}
     assert PROJECT["scripts"] == {
         "phantom": "phantom.cli:main",
         "phantom-cli": "phantom.cli:main",

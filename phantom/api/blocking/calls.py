@@ -6,7 +6,7 @@ number of threads. Errors are those of the asyncio API.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -19,6 +19,8 @@ from phantom.api.clients import ClientPolicy
 from phantom.errors import ConnectionClosedError
 
 if TYPE_CHECKING:
+    import ssl
+
     from phantom.api.identity import HybridSigningKey, HybridVerifyingKey
     from phantom.api.session import BytesLike, HandshakeInfo, Negotiated
     from phantom.config import PhantomConfig
@@ -241,10 +243,11 @@ def connect(
     timeout: float | None,
     identity: HybridSigningKey | None = None,
     config: PhantomConfig | None = None,
+    tls: ssl.SSLContext | None = None,
     rng: RngProvider | None = None,
 ) -> PhantomSession:
     """``phantom.connect``, blocking; ``timeout`` None means the default of 20 s."""
-    waiting = connecting.connect(target, pin, identity=identity, config=config, timeout=timeout, rng=rng)
+    waiting = connecting.connect(target, pin, identity=identity, config=config, timeout=timeout, tls=tls, rng=rng)
     return PhantomSession(run(_await(waiting), aio.PhantomSession._abandon))
 
 
@@ -257,11 +260,12 @@ def connect_pinned(
     leg: str = "tcp",
     identity: HybridSigningKey | None = None,
     config: PhantomConfig | None = None,
+    tls: ssl.SSLContext | None = None,
     rng: RngProvider | None = None,
 ) -> PhantomSession:
     """``phantom.connect_pinned``, blocking."""
     waiting = connecting.connect_pinned(
-        host, port, pinned_key, leg=leg, identity=identity, config=config, timeout=timeout, rng=rng
+        host, port, pinned_key, leg=leg, identity=identity, config=config, timeout=timeout, tls=tls, rng=rng
     )
     return PhantomSession(run(_await(waiting), aio.PhantomSession._abandon))
 
@@ -272,8 +276,19 @@ def listen(
     clients: ClientPolicy = _EVERYBODY,
     reuse_port: bool = False,
     config: PhantomConfig | None = None,
+    tls: ssl.SSLContext | None = None,
+    origins: Collection[str] = (),
     rng: RngProvider | None = None,
 ) -> PhantomListener:
     """``phantom.listen``, blocking: returns the bound listener. ``clients`` is asked on the loop thread."""
-    waiting = listener.listen(*addresses, key=key, clients=clients, reuse_port=reuse_port, config=config, rng=rng)
+    waiting = listener.listen(
+        *addresses,
+        key=key,
+        clients=clients,
+        reuse_port=reuse_port,
+        config=config,
+        tls=tls,
+        origins=origins,
+        rng=rng,
+    )
     return PhantomListener(run(_await(waiting), listener.PhantomListener.shutdown))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from phantom import limits
 
-__all__ = ["BATCH", "WINDOW", "Buffer", "BufferPool"]
+__all__ = ["BATCH", "STEP", "WINDOW", "Buffer", "BufferPool", "private", "read_window"]
 
 Buffer = tuple[bytearray, memoryview]
 
+STEP = 64 * limits.KiB  # by which what outgrows the window grows
 _KEEP = 8  # buffers kept for reuse, each size
 
 # Freeing one large block raises glibc's mmap and trim thresholds for good, so that message-sized blocks are recycled
@@ -43,3 +44,26 @@ class BufferPool:
 
 WINDOW = BufferPool(limits.READ_WINDOW)
 BATCH = BufferPool(limits.SEND_BATCH + 2 * limits.BULK_CHUNK)
+
+
+def private(size: int) -> Buffer:
+    """A buffer that belongs to no pool."""
+    buf = bytearray(size)
+    return buf, memoryview(buf)
+
+
+def read_window(rest: bytearray | None, room: int) -> tuple[Buffer, int, int]:
+    """A window with ``rest``, the unfinished frame, at its start; that frame's size, and how much fits behind it.
+
+    At most ``room`` bytes are to be read. A frame that outgrows the window grows in steps.
+    """
+    size = 0 if rest is None else len(rest)
+    if size + STEP > limits.READ_WINDOW:
+        room = STEP
+        window = private(size + room)
+    else:
+        window = WINDOW.take()
+        room = min(room, limits.READ_WINDOW - size)
+    if rest is not None:
+        window[1][:size] = rest
+    return window, size, room

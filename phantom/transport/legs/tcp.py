@@ -12,7 +12,7 @@ from typing import Any
 from phantom import limits
 from phantom.errors import NetworkError, PhantomError, PhantomTimeoutError
 from phantom.transport.legs.base import LegOwner, LegRuntime, Task, Timer
-from phantom.transport.legs.buffers import BATCH, WINDOW, Buffer
+from phantom.transport.legs.buffers import BATCH, STEP, WINDOW, Buffer, private, read_window
 
 __all__ = ["TcpLeg", "addresses_to_bind", "bind_tcp", "connect_tcp", "format_address"]
 
@@ -20,7 +20,6 @@ _BATCH_SLACK = 8192  # bytes of headers and session frames, so that SEND_BATCH h
 _Found = tuple[int, tuple[Any, ...]]  # family and address
 
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
-_STEP = 64 * limits.KiB  # by which what outgrows the window grows, and what a waiting coroutine reads
 _PIECE = 16 * limits.KiB  # whose sending a coroutine counts as progress
 _FREE_PORTS = 8  # that are tried before a name with several addresses is said to have none in common
 
@@ -239,7 +238,7 @@ class TcpLeg:
         """The same where readiness is not told; while it waits it holds less than a window."""
         while True:
             try:
-                data = await self._loop.sock_recv(self._sock, _STEP)
+                data = await self._loop.sock_recv(self._sock, STEP)
             except OSError as error:
                 self._fail(_network_error(error))
                 break
@@ -260,17 +259,7 @@ class TcpLeg:
         owner = self.owner
         rest, self._rest = self._rest, None
         room = owner.read_size if owner is not None else limits.HANDSHAKE_FRAME_CAP
-        size = 0 if rest is None else len(rest)
-        if size + _STEP > limits.READ_WINDOW:
-            room = _STEP  # a frame larger than the window grows in steps
-            buf = bytearray(size + room)
-            window = buf, memoryview(buf)
-        else:
-            window = WINDOW.take()
-            room = min(room, limits.READ_WINDOW - size)
-        if rest is not None:
-            window[1][:size] = rest
-        return window, size, room
+        return read_window(rest, room)
 
     def _arrived(self, window: Buffer, size: int, count: int) -> bool:
         """Hands ``count`` new bytes to the owner; True when nothing more is read."""
@@ -333,7 +322,7 @@ class TcpLeg:
         if self._out is not None or self._lost or owner is None:
             return
         size = owner.batch_size
-        buffer = BATCH.take() if size <= BATCH.size else _private(size)
+        buffer = BATCH.take() if size <= BATCH.size else private(size)
         buf, view = buffer
         cap = limits.SEND_BATCH + _BATCH_SLACK if size < limits.SEND_BATCH else size
         while not self._lost:
@@ -453,7 +442,7 @@ class TcpLeg:
     def _last_words(self) -> list[bytes]:
         owner, words = self.owner, []
         if owner is not None:
-            buf, view = _private(owner.batch_size)
+            buf, view = private(owner.batch_size)
             while end := owner.leg_fill(buf, view, 0, len(buf)):
                 words.append(bytes(view[:end]))
         return words
@@ -510,11 +499,6 @@ class TcpLeg:
         self._rest = None
         if isinstance(waiter, asyncio.Future) and not waiter.done():
             waiter.set_result(None)
-
-
-def _private(size: int) -> Buffer:
-    buf = bytearray(size)
-    return buf, memoryview(buf)
 
 
 def _reason(error: Exception) -> str:
