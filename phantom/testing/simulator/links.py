@@ -28,7 +28,8 @@ class Link:
     in bytes: what waits to be sent, beyond which datagrams are dropped and a pipe blocks. ``mtu`` is the largest
     datagram, in bytes; ``overhead`` what each costs on the wire besides (IP and UDP: 28). ``loss``, ``duplicate``,
     ``corrupt`` and ``reorder`` are shares of datagrams; ``burst`` is the mean length of a run of losses (Gilbert-
-    Elliott with a mean of ``loss``; 1: independent). A reordered datagram arrives ``reorder_delay`` seconds late.
+    Elliott with a mean of ``loss``; 1: independent), of which nothing is left after ``calm`` seconds without a
+    datagram. A reordered datagram arrives ``reorder_delay`` seconds late.
     ``up`` and ``down`` are seconds of a blackhole schedule: that long open, that long dead, in turn (0: always open).
     """
 
@@ -40,6 +41,7 @@ class Link:
     overhead: int = 28
     loss: float = 0.0
     burst: float = 1.0
+    calm: float = 0.5
     duplicate: float = 0.0
     corrupt: float = 0.0
     reorder: float = 0.0
@@ -51,7 +53,7 @@ class Link:
         for name in ("loss", "duplicate", "corrupt", "reorder"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"a link's {name} is a share between 0 and 1, not {getattr(self, name)}")
-        for name in ("rate", "latency", "jitter", "queue", "mtu", "overhead", "reorder_delay", "up", "down"):
+        for name in ("rate", "latency", "jitter", "queue", "mtu", "overhead", "calm", "reorder_delay", "up", "down"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"a link's {name} is not negative")
         if self.burst < 1:
@@ -141,11 +143,12 @@ class _Direction:
 class DatagramLink(_Direction):
     """Carries datagrams one way."""
 
-    __slots__ = ("_bad", "_into_bad", "_out_of_bad")
+    __slots__ = ("_bad", "_into_bad", "_last", "_out_of_bad")
 
     def __init__(self, clock: VirtualTime, rng: random.Random, link: Link) -> None:
         super().__init__(clock, rng, link)
         self._bad = False
+        self._last = float("-inf")  # when the last datagram came
         # Mean run of losses = burst, stationary share of the bad state = loss; independent losses are burst = 1.
         self._out_of_bad = 1 / link.burst
         self._into_bad = min(1.0, self._out_of_bad * link.loss / (1 - link.loss)) if link.burst > 1 else 0.0
@@ -187,7 +190,12 @@ class DatagramLink(_Direction):
             return False
         if link.burst == 1:
             return self.rng.random() < link.loss
-        self._bad = self.rng.random() >= self._out_of_bad if self._bad else self.rng.random() < self._into_bad
+        now, chance = self.clock.now, self.rng.random()
+        if now - self._last > link.calm:
+            self._bad = chance < link.loss
+        else:
+            self._bad = chance >= self._out_of_bad if self._bad else chance < self._into_bad
+        self._last = now
         return self._bad
 
 

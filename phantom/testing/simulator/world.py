@@ -45,7 +45,7 @@ _SUITES: Final = {
     "chacha20-poly1305": CipherSuite.CHACHA20_POLY1305,
 }
 _MOST_SAMPLES: Final = 1000
-_WIND_DOWN: Final = 120.0  # virtual seconds for an orderly end
+_WIND_DOWN: Final = 300.0  # virtual seconds for an orderly end
 _IDLE_CHECKS: Final = 24
 _IDLE_GROWTH: Final = 4096  # bytes that an end may hold more after a day than after its first hour
 

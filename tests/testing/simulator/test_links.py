@@ -72,6 +72,15 @@ def test_losses_have_the_share_and_the_bursts_that_were_asked_for(loss: float, b
     assert mean == pytest.approx(burst if burst > 1 else 1 / (1 - loss), rel=0.1)
 
 
+def test_a_run_of_losses_is_over_after_a_pause() -> None:
+    link = Link(loss=0.3, burst=100.0, calm=0.5)
+    got, _ = datagrams(link, numbered(4000, 8), pause=1.0)
+    arrived = {int.from_bytes(data[:4], "big") for _, data in got}
+    assert len(arrived) / 4000 == pytest.approx(0.7, rel=0.05)
+    runs = sum(number not in arrived and number - 1 in arrived for number in range(1, 4000))
+    assert (4000 - len(arrived)) / runs == pytest.approx(1 / 0.7, rel=0.1)
+
+
 def test_a_link_can_lose_everything() -> None:
     got, _ = datagrams(Link(loss=1.0), numbered(20))
     assert got == []
