@@ -30,7 +30,6 @@ from phantom.transport.session.control import encode_auth_result, encode_client_
 from tests.calm import PATIENCE, at_rest, turns, until
 
 ED25519_SIGNATURE = 64
-QUICK = PhantomConfig(handshake_timeout=0.5)
 
 
 @pytest.fixture(scope="module")
