@@ -18,6 +18,7 @@ __all__ = ["PhantomConfig"]
 _SUITES: Final = ("auto", "aes-256-gcm", "chacha20-poly1305")
 _PROVIDERS: Final = ("auto", "openssl", "pqcrypto")
 _COOKIE: Final = ("auto", "always")
+_VERSIONS: Final = frozenset({limits.VERSION_1, limits.VERSION_2})
 
 # field -> (lowest, highest)
 _SECONDS: Final[dict[str, tuple[float, float]]] = {
@@ -65,6 +66,10 @@ class PhantomConfig:
     """Segments outstanding per stream."""
     recv_segments: int = limits.MAX_REORDER_SEGMENTS
     """Early segments kept per stream."""
+    offer_version: int = limits.VERSION_2
+    """Version that a client offers: 2; 1 only for servers that know no other, as it lacks most of what 2 has."""
+    accept_versions: frozenset[int] = frozenset({limits.VERSION_2})
+    """Versions that a listener accepts: 2 and, only by naming it, 1."""
     suite: str = "auto"
     """Cipher suite of what this side sends: auto (by CPU), aes-256-gcm, chacha20-poly1305."""
     provider: str = "auto"
@@ -102,13 +107,22 @@ class PhantomConfig:
             self._check(name, "a number of seconds", (int, float), bounds)
         for name, counts in _COUNTS.items():
             self._check(name, "a whole number", (int,), counts)
-        for name, allowed in (("suite", _SUITES), ("provider", _PROVIDERS), ("cookie", _COOKIE)):
+        for name, allowed in (
+            ("suite", _SUITES),
+            ("provider", _PROVIDERS),
+            ("cookie", _COOKIE),
+        ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         if self.frame_cap < self.bulk_chunk + limits.CHUNK_SLACK + 73:
             raise ConfigError("frame_cap must hold a packet of bulk_chunk bytes")
         if self.qlog_dir is not None and (type(self.qlog_dir) is not str or not self.qlog_dir):
             raise ConfigError(f"qlog_dir must be the path of a folder, or None, not {self.qlog_dir!r}")
+        if type(self.offer_version) is not int or self.offer_version not in _VERSIONS:
+            raise ConfigError(f"offer_version must be 2, or 1 by choice, not {self.offer_version!r}")
+        accepted = self.accept_versions
+        if type(accepted) is not frozenset or not {limits.VERSION_2} <= accepted <= _VERSIONS:
+            raise ConfigError(f"accept_versions must be a frozenset that holds 2 and may hold 1, not {accepted!r}")
         if not _are_tiers(self.load_tiers):
             raise ConfigError(
                 "load_tiers must be (count, difficulty) pairs of whole numbers, ascending, difficulties at most 24"

@@ -24,6 +24,8 @@ DEFAULTS: dict[str, Any] = {
     "silence_floor": 30.0,
     "send_segments": 32768,
     "recv_segments": 32768,
+    "offer_version": 2,
+    "accept_versions": frozenset({2}),
     "suite": "auto",
     "provider": "auto",
     "bulk_chunk": 65536,
@@ -59,7 +61,13 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "max_inflight_handshakes": (1, 65536),
     "max_inflight_per_source": (1, 65536),
 }
-TIMES = {"keepalive_interval", "connect_timeout", "handshake_timeout", "close_timeout", "silence_floor"}
+TIMES = {
+    "keepalive_interval",
+    "connect_timeout",
+    "handshake_timeout",
+    "close_timeout",
+    "silence_floor",
+}
 MAY_BE_NONE = {"keepalive_interval", "close_timeout", "recv_memory"}
 
 
@@ -93,6 +101,20 @@ def test_numbers_have_bounds(name: str) -> None:
     for bad in (low - step, high + step, -1, math.nan, math.inf, True, "5", [5]):
         with pytest.raises(ConfigError, match=rf"^{name} must be a"):
             PhantomConfig(**{name: bad}, **fits)
+
+
+@pytest.mark.parametrize("version", [0, 3, "2", 2.0, True, None])
+def test_a_client_offers_version_2_or_1(version: Any) -> None:
+    assert PhantomConfig(offer_version=1).offer_version == 1
+    with pytest.raises(ConfigError, match="offer_version"):
+        PhantomConfig(offer_version=version)
+
+
+@pytest.mark.parametrize("versions", [frozenset(), frozenset({1}), frozenset({2, 3}), {1, 2}, 2, None])
+def test_a_listener_accepts_version_2_and_1_by_name(versions: Any) -> None:
+    assert PhantomConfig(accept_versions=frozenset({1, 2})).accept_versions == {1, 2}
+    with pytest.raises(ConfigError, match="accept_versions"):
+        PhantomConfig(accept_versions=versions)
 
 
 @pytest.mark.parametrize("name", sorted(set(BOUNDS) - TIMES))

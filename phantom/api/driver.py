@@ -6,15 +6,19 @@ gathered until the turn ends or a batch is full (notes of the data path: docs/ar
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from phantom import limits
-from phantom.api.waiting import Deadline, WaitQueue
-from phantom.errors import FrameTooLargeError, PhantomError
+from phantom.api.waiting import Deadline, StreamWaits, WaitQueue
+from phantom.errors import FrameTooLargeError, PhantomError, StreamLimitError
 from phantom.runtime.base import Runtime, Timer
 from phantom.transport.legs.base import Leg
 from phantom.transport.session.connection import Connection
 from phantom.transport.session.states import Phase
+from phantom.transport.session.streams import Stream
 
 __all__ = ["SessionDriver"]
 
@@ -29,6 +33,7 @@ class SessionDriver:
         "_ended",
         "_gathering",
         "_leg",
+        "_loop",
         "_now",
         "_on_change",
         "_runtime",
@@ -36,11 +41,15 @@ class SessionDriver:
         "_since_yield",
         "_timer",
         "_timer_at",
+        "_waited_for",
+        "acceptors",
         "acknowledged",
         "admission",
         "conn",
         "confirmed",
+        "given_back",
         "messages",
+        "openers",
         "over",
         "posted",
         "readers",
@@ -58,6 +67,11 @@ class SessionDriver:
         self.acknowledged = WaitQueue(runtime)
         self.confirmed = WaitQueue(runtime)
         self.over = WaitQueue(runtime)
+        self.openers = WaitQueue(runtime)
+        self.acceptors = WaitQueue(runtime)
+        self._waited_for: set[StreamWaits] | None = None  # streams with waiters, whom the session's end wakes
+        self.given_back: deque[Stream] | None = None  # accepted, and the caller was interrupted before it had them
+        self._loop = asyncio.get_running_loop()
         self.admission: Callable[[], None] | None = None  # called once: the session may be used, or is over before that
         self.posted: Callable[[], None] | None = None  # brings in what other threads have posted
         self._gathering = False
@@ -89,23 +103,63 @@ class SessionDriver:
         self.queue(data)
         return True
 
-    async def room(self, deadline: Deadline) -> None:
-        """Waits until the send buffer takes another message; raises what a write would."""
+    @property
+    def runtime(self) -> Runtime:
+        """Clock, tasks and timers."""
+        return self._runtime
+
+    @property
+    def may_write(self) -> bool:
+        """True if a write is queued at once; False if it has to wait first, or to be told that it cannot be."""
         conn = self.conn
-        if self._since_yield >= _FAIR_BYTES:
-            self._since_yield = 0
-            await self._runtime.sleep(0)
+        return (
+            conn.queued <= limits.SEND_BUFFER_CAP
+            and self._since_yield < _FAIR_BYTES
+            and conn.phase is Phase.ESTABLISHED
+            and not self.writers
+        )
+
+    async def room(self, deadline: Deadline, stream: Stream | None = None) -> None:
+        """Waits until the send buffer takes another write; raises what a write would.
+
+        Returns early when the sending half of ``stream`` has ended: the write itself will say how.
+        """
+        conn = self.conn
         conn.check_sendable()
-        while self.writers or not conn.has_room:
-            await self.writers.wait(deadline, "the peer takes no more data; nothing could be queued")
+        among = None if stream is None else self.waits_of(stream).writers
+        yields = self._since_yield >= _FAIR_BYTES
+        if yields:  # in the queue as well, so that nobody overtakes
+            self._since_yield = 0
+            self._runtime.call_soon(self._next_writer)
+        while yields or self.writers or not conn.has_room:
+            if stream is not None and stream.write_ended:
+                break
+            yields = False
+            await self.writers.wait(deadline, "the peer takes no more data; nothing could be queued", among)
             conn.check_sendable()
             if conn.has_room:
                 break
 
-    def queue(self, data: bytes) -> None:
-        """Queues one message and lets it leave: at once, with its batch, or at the end of this turn."""
+    def _next_writer(self) -> None:
+        if self.conn.has_room:
+            self.writers.wake(1)
+
+    def queue(self, data: bytes, stream: Stream | None = None, *, reliable: bool = True) -> None:
+        """Queues one message, or one write of ``stream``, and lets it leave: at once, with its batch, or at the end
+        of this turn. Raises what the stream raises."""
         conn = self.conn
-        conn.send_message(data)
+        if stream is None:
+            conn.send_message(data)
+        else:
+            try:
+                if reliable:
+                    conn.write(stream, data)
+                else:
+                    conn.write_unreliable(stream, data, self._runtime.monotonic())
+            except PhantomError:
+                if self.writers:  # the turn that this one had is another's
+                    self._next_writer()
+                raise
         self._since_yield += len(data)
         if self.writers and conn.queued <= _LOW_WATER:  # not before this one counts, or the next would wait again, last
             self.writers.wake(1)
@@ -116,9 +170,7 @@ class SessionDriver:
             return
         if conn.queued >= limits.SEND_BATCH and not conn.path.blocked and conn.wants_to_send:
             self._leg.flush()
-        if not self._scheduled:
-            self._scheduled = True
-            self._runtime.call_soon(self._turn_ends)
+        self._soon()
 
     def refill(self) -> bool:
         """The message queue is empty: splits what waits; True if there is a message now."""
@@ -151,6 +203,162 @@ class SessionDriver:
         """Nobody holds the session: ends it without a word and without lingering."""
         self.leg_lost(None)
         self._leg.close(linger=False)
+
+    # --- streams ------------------------------------------------------------------------------------------------------
+
+    async def open_stream(self, priority: int, wait: bool, deadline: Deadline) -> Stream:
+        """A new stream of this side, announced when this turn ends. Raises StreamLimitError, or what a write would."""
+        conn = self.conn
+        conn.check_sendable()
+        while self.openers or not conn.may_open:
+            if not wait:
+                raise StreamLimitError(f"{limits.MAX_STREAMS} streams of this side are open; finish some, or wait")
+            await self.openers.wait(deadline, "no open stream ended, and no more may be opened")
+            conn.check_sendable()
+            if conn.may_open:
+                break
+        try:
+            stream = conn.open_stream(priority, self._runtime.monotonic())
+        finally:
+            if self.openers and conn.may_open:
+                self.openers.wake(1)
+        self._soon()
+        return stream
+
+    async def accept_stream(self, deadline: Deadline) -> Stream:
+        """The next stream that the peer opened; once there is none, what ended the session."""
+        conn = self.conn
+        waited = False
+        while True:
+            if waited or not self.acceptors:
+                stream = self.given_back.popleft() if self.given_back else conn.accept_stream(self._runtime.monotonic())
+                if stream is not None:
+                    if conn.accepted or self.given_back:
+                        self.acceptors.wake(1)
+                    if conn.wants_to_send:
+                        self._settle()
+                    return stream
+                if conn.phase.over:
+                    self.acceptors.wake_all()
+                    raise conn.end_error()
+            await self.acceptors.wait(deadline, "no stream arrived")
+            waited = True
+
+    def give_back(self, stream: Stream) -> None:
+        """The caller of :meth:`accept_stream` never got it: the next one does."""
+        if self.given_back is None:
+            self.given_back = deque()
+        self.given_back.append(stream)
+        self.acceptors.wake(1)
+
+    def waits_of(self, stream: Stream) -> StreamWaits:
+        """The record of who waits for ``stream``."""
+        waits = stream.user
+        if waits is None:
+            waits = stream.user = StreamWaits(self._runtime)
+        assert isinstance(waits, StreamWaits)
+        return waits
+
+    def read(self, stream: Stream) -> bytes | None:
+        """What the stream has: bytes, b"" if nothing is there yet, None at its end. Raises as ``Connection.read``."""
+        conn = self.conn
+        chunk = conn.read(stream, self._runtime.monotonic())
+        if conn.wants_to_send or conn.progress:
+            self._settle()
+        return chunk
+
+    async def readable(self, waits: StreamWaits, deadline: Deadline) -> None:
+        """Waits for a turn to read one stream."""
+        self.watch(waits)
+        try:
+            await waits.readers.wait(deadline, "nothing arrived on the stream")
+        finally:
+            if not waits.readers and waits.watch is None:
+                self.unwatch(waits)
+
+    def watch(self, waits: StreamWaits) -> None:
+        """From now on the end of the session wakes those who wait for this stream."""
+        if self._waited_for is None:
+            self._waited_for = set()
+        self._waited_for.add(waits)
+
+    def unwatch(self, waits: StreamWaits) -> None:
+        """Nobody waits for this stream any more."""
+        if self._waited_for is not None:
+            self._waited_for.discard(waits)
+            if not self._waited_for:
+                self._waited_for = None
+
+    def set_priority(self, stream: Stream, priority: int) -> None:
+        """The next packet of the stream is scheduled by ``priority``."""
+        self.conn.set_priority(stream, priority)
+
+    def finish_stream(self, stream: Stream) -> None:
+        """Queues the end of the sending half."""
+        if not stream.write_ended:
+            self.conn.check_sendable()
+        self.conn.finish(stream)
+        self._half_ended(stream)
+
+    def reset_stream(self, stream: Stream, code: int) -> None:
+        """Abandons the sending half."""
+        self.conn.reset(stream, code)
+        self._half_ended(stream)
+
+    def stop_stream(self, stream: Stream, code: int) -> None:
+        """Asks the peer to abandon its half."""
+        self.conn.stop(stream, code)
+        self._soon()
+
+    def conclude_stream(self, stream: Stream) -> None:
+        """Nothing more is written: finishes the sending half unless it is over."""
+        if not stream.write_ended and self.conn.accepts_writes:
+            self.finish_stream(stream)
+
+    def abandon_stream(self, stream: Stream) -> None:
+        """Nothing more is written or read: resets what is not finished, stops the peer's half."""
+        conn = self.conn
+        if not conn.accepts_writes:
+            return
+        if not conn.supports_reset:  # a version-1 session can but finish
+            self.conclude_stream(stream)
+            return
+        if not stream.write_ended:
+            self.reset_stream(stream, 0)
+        self.stop_stream(stream, 0)
+
+    def stream_dropped(self, stream: Stream, *, read_out: bool) -> None:
+        """The last reference of the application is gone. Called by the collector, in any thread and at any moment."""
+        if self._ended or (read_out and stream.write_ended):
+            return
+        verb = self.conclude_stream if read_out else self.abandon_stream
+        with suppress(RuntimeError):  # the loop is closed, and so is the session
+            self._loop.call_soon_threadsafe(verb, stream)
+
+    def _half_ended(self, stream: Stream) -> None:
+        if isinstance(stream.user, StreamWaits):
+            stream.user.wake_writers()
+        self._soon()
+
+    def _stream_changed(self, stream: Stream) -> None:
+        waits = stream.user
+        if isinstance(waits, StreamWaits):
+            if stream.write_ended:
+                waits.wake_writers()
+            if stream.readable:
+                waits.readers.wake(1)  # which passes on what it leaves
+            if waits.watch is not None:
+                waits.watch()
+
+    async def rekey(self, deadline: Deadline) -> int:
+        """Changes the keys of both directions; the new epoch. Waits until the peer has confirmed the last change."""
+        conn = self.conn
+        conn.check_sendable()
+        while (epoch := conn.rekey(self._runtime.monotonic())) is None:
+            await self.acknowledged.wait(deadline, "the peer did not confirm the last change of keys")
+            conn.check_sendable()
+        self._settle()
+        return epoch
 
     # --- the leg's owner ----------------------------------------------------------------------------------------------
 
@@ -216,8 +424,20 @@ class SessionDriver:
     def _wake(self) -> None:
         conn = self.conn
         if conn.phase.over:
-            for queue in (self.readers, self.writers, self.acknowledged, self.confirmed, self.over):
+            for queue in (
+                self.readers,
+                self.writers,
+                self.acknowledged,
+                self.confirmed,
+                self.over,
+                self.openers,
+                self.acceptors,
+            ):
                 queue.wake_all()
+            for waits in tuple(self._waited_for or ()):
+                waits.readers.wake_all()
+                if waits.watch is not None:
+                    waits.watch()
         else:
             if self.readers:
                 if not conn.messages:
@@ -228,6 +448,14 @@ class SessionDriver:
                 self.confirmed.wake_all()
             if self.writers and (conn.queued <= _LOW_WATER or not conn.accepts_writes):
                 self.writers.wake_all() if not conn.accepts_writes else self.writers.wake(1)
+            if self.openers and (conn.may_open or not conn.accepts_writes):
+                self.openers.wake(1) if conn.accepts_writes else self.openers.wake_all()
+            if self.acceptors and conn.accepted:
+                self.acceptors.wake(1)
+        if conn.touched is not None:
+            touched, conn.touched = conn.touched, None
+            for stream in touched:
+                self._stream_changed(stream)
         if conn.has_events:
             self._on_change()
         if self.admission is not None and (conn.admitted or conn.phase.over):
@@ -239,6 +467,12 @@ class SessionDriver:
         if self.conn.wants_to_send:
             self._leg.flush()
             self._settle()
+
+    def _soon(self) -> None:
+        """What is queued leaves when this turn ends."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._runtime.call_soon(self._turn_ends)
 
     def _woken(self) -> None:
         self._runtime.call_soon(self._settle)

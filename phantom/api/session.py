@@ -12,13 +12,14 @@ from weakref import WeakSet
 
 from phantom import limits
 from phantom.api.driver import SessionDriver
+from phantom.api.stream import BytesLike, PhantomStream, check_priority, own
 from phantom.api.waiting import Deadline, WaitQueue
 from phantom.config import PhantomConfig
 from phantom.crypto.aead import CipherSuite
 from phantom.errors import ConnectionClosedError, PhantomError, ValidationError
 from phantom.observability.metrics import MetricsSnapshot
 from phantom.runtime.base import Runtime
-from phantom.transport.session.events import Event, StateChanged
+from phantom.transport.session.events import Event, PathChanged, Rekeyed, StateChanged
 from phantom.transport.session.states import ConnectionState
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     from phantom.crypto.rng import RngProvider
     from phantom.transport.legs.base import Leg, SessionTransport
 
-__all__ = ["BytesLike", "HandshakeInfo", "Negotiated", "PhantomSession"]
+__all__ = ["BytesLike", "HandshakeInfo", "Negotiated", "PhantomSession", "SessionEvent"]
 
-BytesLike = bytes | bytearray | memoryview
+# What ``events`` yields; other events of the engine are for the library itself.
+SessionEvent = StateChanged | Rekeyed | PathChanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class PhantomSession:
         "_peer_addr",
         "_peer_key",
         "_ready",
+        "_rekeys",
         "_runtime",
         "_session_id",
         "_started",
@@ -100,6 +103,7 @@ class PhantomSession:
         self._ready = WaitQueue(runtime)
         self._early: list[bytes] = []  # messages sent before establishment (§7.6)
         self._early_bytes = 0
+        self._rekeys = [0, 0]  # by this side, by the peer
         self._streams: WeakSet[_EventStream] | None = None
         self._connecting: Callable[[], None] | None = None  # aborts the handshake
         self._on_end: Callable[[PhantomSession], None] | None = None
@@ -198,6 +202,8 @@ class PhantomSession:
         snapshot.aead_failure_total = conn.counters.decrypt_failed
         snapshot.unencrypted_dropped_total = conn.counters.unencrypted_dropped
         snapshot.active_sessions = 0 if conn.phase.over else 1
+        snapshot.active_streams = 0 if conn.phase.over else conn.active_streams
+        snapshot.rekeys_local_total, snapshot.rekeys_peer_total = self._rekeys
         if conn.path.estimator.sampled:
             snapshot.rtt_us_path_0 = int(conn.path.estimator.srtt * 1e6)
         return snapshot
@@ -229,7 +235,7 @@ class PhantomSession:
         ValidationError (too long), SessionClosingError, ConnectionClosedError, PhantomTimeoutError, or what ended the
         session.
         """
-        payload = data if type(data) is bytes else self._own(data)
+        payload = data if type(data) is bytes else own(data)
         driver = self._driver
         if driver is None or len(payload) > limits.MAX_MESSAGE:
             driver = await self._send_slow(payload, timeout)
@@ -302,16 +308,17 @@ class PhantomSession:
         deadline = Deadline(self._runtime, timeout)
         driver = await self._wait_established(deadline)
         conn = driver.conn
-        target = conn.written
-        waited = target - conn.flushed
-        while conn.flushed < target:
+        mark = conn.flush_mark()
+        while not conn.flush_done(mark):
             if conn.phase.over:
                 raise conn.end_error()
             await driver.acknowledged.wait(deadline, "the peer did not acknowledge everything")
-        return waited
+        if conn.phase.over and conn.unacknowledged:  # it dropped what waited
+            raise conn.end_error()
+        return mark.waiting
 
-    def events(self) -> AsyncIterator[StateChanged]:
-        """Changes of state from now on, each with its reason; ends with the session.
+    def events(self) -> AsyncIterator[SessionEvent]:
+        """Changes of state, keys and paths from now on, each with its reason; ends with the session.
 
         Every call gives an iterator of its own; at most 256 events wait unread in each, then the oldest is dropped.
         """
@@ -320,6 +327,55 @@ class PhantomSession:
             self._streams = WeakSet()
         self._streams.add(stream)
         return stream
+
+    # --- streams ------------------------------------------------------------------------------------------------------
+
+    async def open_stream(self, *, priority: int = 0, wait: bool = True, timeout: float | None = None) -> PhantomStream:
+        """A new stream, announced to the peer even if nothing is written: the other end may speak first.
+
+        ``priority`` (0 to 2^32 - 1): higher is served first, equals in turn. Waits for the session to be established,
+        and while 256 streams of this side are open; ``wait=False`` raises StreamLimitError instead of the latter.
+        Cancelled while waiting, nothing was opened. Raises ValidationError, StreamLimitError (the ids of this session
+        are used up: reconnect), PhantomTimeoutError, or what ended the session.
+        """
+        check_priority(priority)
+        deadline = Deadline(self._runtime, timeout)
+        driver = await self._wait_established(deadline)
+        return PhantomStream(driver, await driver.open_stream(priority, wait, deadline))
+
+    async def accept_stream(self, timeout: float | None = None) -> PhantomStream:
+        """The next stream that the peer opened. Those who wait are served in order; a cancelled one loses nothing.
+
+        After the end: first what had been opened, then the error that :meth:`recv` would raise.
+        """
+        deadline = Deadline(self._runtime, timeout)
+        driver = await self._wait_established(deadline)
+        return PhantomStream(driver, await driver.accept_stream(deadline))
+
+    # --- keys ---------------------------------------------------------------------------------------------------------
+
+    async def rekey(self, timeout: float | None = None) -> int:
+        """Changes the keys of both directions (wire-native §16); the new epoch, 1 to 255.
+
+        The session does so by itself long before a key is used up. Waits while the peer has not confirmed the last
+        change. Raises EpochExhaustedError (epoch 255 is reached: reconnect), UnsupportedError (version 1),
+        PhantomTimeoutError, or what ended the session.
+        """
+        deadline = Deadline(self._runtime, timeout)
+        driver = await self._wait_established(deadline)
+        return await driver.rekey(deadline)
+
+    def export_keying_material(self, label: str, length: int = 32) -> bytes:
+        """Key bytes that both ends of this session get for ``label``, and nobody else (wire-native §3.5).
+
+        ``label`` has at most 255 bytes in UTF-8, ``length`` is 1 to 8160. They stay the same when the session rekeys.
+        Before :meth:`await_ready` returned they prove nothing about the peer. Raises ValidationError,
+        ConnectionClosedError before establishment, or what ended the session.
+        """
+        driver, _ = self._established()
+        if not isinstance(label, str):
+            raise ValidationError(f"a label is text, not {type(label).__name__}")
+        return driver.conn.export(label.encode(), length)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -402,7 +458,7 @@ class PhantomSession:
         """Waits for a message and moves it, with all others that are there, into ``inbox`` (blocking callers)."""
         inbox.append(await self.recv(timeout))
         driver = self._driver
-        if driver is not None and not driver.readers:
+        if driver is not None and not driver.readers and (driver.messages or driver.refill()):
             driver.conn.stats.messages_recv += len(driver.messages)
             inbox.extend(driver.messages)
             driver.messages.clear()
@@ -450,10 +506,7 @@ class PhantomSession:
 
     # --- small steps --------------------------------------------------------------------------------------------------
 
-    def _own(self, data: BytesLike) -> bytes:
-        if isinstance(data, bytes | bytearray | memoryview):
-            return bytes(data)  # what may change under us is copied; bytes are kept by reference
-        raise ValidationError(f"a message is bytes, bytearray or memoryview, not {type(data).__name__}")
+    _own = staticmethod(own)
 
     async def _send_slow(self, payload: bytes, timeout: float | None) -> SessionDriver | None:
         """Before establishment messages are queued, up to 1 MiB, then they wait; None when this one was queued."""
@@ -491,6 +544,10 @@ class PhantomSession:
                 self._error = conn.error
             if isinstance(event, StateChanged):
                 self._move(event) if self._state is not ConnectionState.CONNECTING else self._refused(event)
+            elif isinstance(event, Rekeyed | PathChanged):
+                if isinstance(event, Rekeyed):
+                    self._rekeys[event.by_peer] += 1
+                self._tell(event)
             elif self._on_event is not None:
                 self._on_event(event)
         if conn.phase.over:
@@ -505,6 +562,9 @@ class PhantomSession:
 
     def _move(self, event: StateChanged) -> None:
         self._state = event.new
+        self._tell(event)
+
+    def _tell(self, event: SessionEvent) -> None:
         for stream in self._streams or ():
             stream._push(event)
 
@@ -521,20 +581,20 @@ class _EventStream:
 
     def __init__(self, session: PhantomSession) -> None:
         self._session = session
-        self._events: deque[StateChanged] = deque(maxlen=limits.EVENT_QUEUE)
+        self._events: deque[SessionEvent] = deque(maxlen=limits.EVENT_QUEUE)
         self._waiters = WaitQueue(session._runtime)
 
     def __aiter__(self) -> _EventStream:
         return self
 
-    async def __anext__(self) -> StateChanged:
+    async def __anext__(self) -> SessionEvent:
         while not self._events:
             if self._session.state in _FINAL:
                 raise StopAsyncIteration
             await self._waiters.wait(Deadline(self._session._runtime, None), "no event")
         return self._events.popleft()
 
-    def _push(self, event: StateChanged) -> None:
+    def _push(self, event: SessionEvent) -> None:
         self._events.append(event)
         self._waiters.wake_all()
 

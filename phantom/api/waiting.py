@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from phantom.errors import PhantomTimeoutError
 from phantom.runtime.base import Runtime
 
-__all__ = ["Deadline", "WaitQueue"]
+__all__ = ["Deadline", "StreamWaits", "WaitQueue"]
 
 
 class Deadline:
@@ -46,12 +47,17 @@ class WaitQueue:
     def __bool__(self) -> bool:
         return bool(self._queue)
 
-    async def wait(self, deadline: Deadline, what: str) -> None:
-        """Waits for a turn; PhantomTimeoutError saying ``what`` did not happen when the deadline passes."""
+    async def wait(self, deadline: Deadline, what: str, among: list[asyncio.Future[None]] | None = None) -> None:
+        """Waits for a turn; PhantomTimeoutError saying ``what`` did not happen when the deadline passes.
+
+        While it waits it is also ``among`` those who can be given a turn out of order (``StreamWaits``).
+        """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._queue is None:
             self._queue = []
         self._queue.append(future)
+        if among is not None:
+            among.append(future)
         timer = None
         left = deadline.left
         if left is not None:
@@ -68,6 +74,8 @@ class WaitQueue:
         finally:
             if timer is not None:
                 timer.cancel()
+            if among is not None:
+                among.remove(future)
         self._queue.remove(future)
 
     def wake(self, count: int) -> None:
@@ -91,6 +99,23 @@ class WaitQueue:
     def wake_all(self) -> None:
         """Gives every waiter its turn."""
         self.wake(len(self._queue or ()))
+
+
+class StreamWaits:
+    """Who waits for one stream; the engine keeps this record with the stream (``Stream.user``)."""
+
+    __slots__ = ("readers", "watch", "writers")
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.readers = WaitQueue(runtime)
+        self.writers: list[asyncio.Future[None]] = []  # those in the session's queue who write to this stream
+        self.watch: Callable[[], None] | None = None  # called whenever the stream changed, instead of a reader
+
+    def wake_writers(self) -> None:
+        """The sending half ended: whoever waits to write has a turn now, and learns why."""
+        for future in self.writers:
+            if not future.done():
+                future.set_result(None)
 
 
 def _has_turn(future: asyncio.Future[None]) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import phantom
+from phantom import limits
 from phantom.api.connecting import connect_with_transport
 from phantom.config import PhantomConfig
 from phantom.runtime import AsyncioRuntime
@@ -426,3 +427,148 @@ async def test_no_event_is_lost(server_key: phantom.HybridSigningKey, way: str) 
         await pair.close()
         if not _was_cancelled(outcome):
             break
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+async def test_open_stream_opens_all_or_nothing(server_key: phantom.HybridSigningKey, way: str) -> None:
+    pair = await _pair(server_key)
+    mine = [await pair.client.open_stream() for _ in range(limits.MAX_STREAMS)]
+    theirs = [await pair.server.accept_stream(PATIENCE) for _ in mine]
+    for at in _steps(way):
+        here, there = mine.pop(0), theirs.pop(0)
+
+        def free(here: Any = here, there: Any = there) -> None:
+            here._finish()
+            there._finish()
+
+        outcome = await _cancelled(pair.client.open_stream(timeout=PATIENCE), way, at, free)
+        stream = await pair.client.open_stream(timeout=PATIENCE) if _was_cancelled(outcome) else outcome
+        with pytest.raises(phantom.StreamLimitError):
+            await pair.client.open_stream(wait=False)
+        mine.append(stream)
+        theirs.append(await pair.server.accept_stream(PATIENCE))
+        assert theirs[-1].stream_id == stream.stream_id
+        if not _was_cancelled(outcome):
+            break
+    await pair.close()
+
+
+async def test_accept_stream_takes_all_or_nothing(server_key: phantom.HybridSigningKey, way: str) -> None:
+    pair = await _pair(server_key)
+    for at in _steps(way):
+        opening = asyncio.ensure_future(pair.client.open_stream())
+        outcome = await _cancelled(pair.server.accept_stream(PATIENCE), way, at)
+        here = await opening
+        there = await pair.server.accept_stream(PATIENCE) if _was_cancelled(outcome) else outcome
+        assert here.stream_id == there.stream_id
+        if not _was_cancelled(outcome):
+            break
+    await pair.close()
+
+
+async def test_a_stream_send_queues_all_or_nothing(server_key: phantom.HybridSigningKey, way: str) -> None:
+    for at in _steps(way):
+        pair = await _pair(server_key)
+        here = await pair.client.open_stream()
+        there = await pair.server.accept_stream(PATIENCE)
+        pair.client_leg.stall()
+        filled = 0
+        while pair.client._driver.conn.has_room:
+            await here.send_reliable(bytes(400_000))
+            filled += 400_000
+        reading: list[asyncio.Future[bytes]] = []
+
+        def go_on(pair: SessionPair = pair, there: Any = there, reading: list[Any] = reading) -> None:
+            pair.client_leg.unstall()
+            reading.append(asyncio.ensure_future(_all_of(there)))
+
+        outcome = await _cancelled(here.send_reliable(b"the one"), way, at, go_on)
+        await here.send_reliable(b"behind")
+        await here.finish()
+        expected = b"behind" if _was_cancelled(outcome) else b"the onebehind"
+        assert (await reading[0])[filled:] == expected
+        await pair.close()
+        if not _was_cancelled(outcome):
+            break
+
+
+async def _all_of(stream: phantom.PhantomStream) -> bytes:
+    return b"".join([chunk async for chunk in stream])
+
+
+async def test_a_stream_recv_loses_nothing(server_key: phantom.HybridSigningKey, way: str) -> None:
+    pair = await _pair(server_key)
+    here = await pair.client.open_stream()
+    there = await pair.server.accept_stream(PATIENCE)
+    for at in _steps(way):
+        sending = asyncio.ensure_future(here.send_reliable(b"%4d" % at))
+        outcome = await _cancelled(there.recv(PATIENCE), way, at)
+        await sending
+        got = await there.recv(PATIENCE) if _was_cancelled(outcome) else outcome
+        assert got == b"%4d" % at
+        if not _was_cancelled(outcome):
+            break
+    await pair.close()
+
+
+async def test_iterating_over_a_stream_is_only_a_wait(server_key: phantom.HybridSigningKey, way: str) -> None:
+    pair = await _pair(server_key)
+    here = await pair.client.open_stream()
+    there = await pair.server.accept_stream(PATIENCE)
+    for at in _steps(way):
+
+        async def first() -> bytes:
+            async for chunk in there:
+                return chunk
+            raise AssertionError
+
+        sending = asyncio.ensure_future(here.send_reliable(b"one"))
+        outcome = await _cancelled(first(), way, at)
+        await sending
+        if not _was_cancelled(outcome):
+            assert outcome == b"one"
+            break
+        assert await there.recv(PATIENCE) == b"one"
+    await pair.close()
+
+
+async def test_a_cancelled_rekey_has_happened_or_not(server_key: phantom.HybridSigningKey, way: str) -> None:
+    pair = await _pair(server_key)
+    epoch = 0
+    for at in _steps(way):
+        first = await pair.client.rekey(PATIENCE)
+        assert first == epoch + 1
+        outcome = await _cancelled(pair.client.rekey(PATIENCE), way, at)
+        epoch = pair.client.negotiated.epoch
+        assert epoch == first + (0 if _was_cancelled(outcome) else 1)
+        await pair.client.send(b"x")
+        assert await pair.server.recv(PATIENCE) == b"x"
+        if not _was_cancelled(outcome):
+            break
+    await pair.close()
+
+
+@pytest.mark.slow
+async def test_open_connection_leaves_nothing_behind(server_key: phantom.HybridSigningKey, way: str) -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.read())
+        writer.close()
+        await writer.wait_closed()
+
+    server = await phantom.start_server(echo, "127.0.0.1:0", key=server_key)
+    for at in _steps(way):
+        async with nothing_left(server.listener):
+            outcome = await _cancelled(phantom.open_connection(server.urls[0], timeout=PATIENCE), way, at)
+            if not _was_cancelled(outcome):
+                reader, writer = outcome
+                writer.write(b"x")
+                writer.write_eof()
+                assert await reader.read() == b"x"
+                writer.close()
+                await writer.wait_closed()
+        if not _was_cancelled(outcome):
+            break
+    server.close()
+    await server.wait_closed()

@@ -99,7 +99,9 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert sorted(name for name in names if f"`{name}`" not in text) == []
 
 
-@pytest.mark.parametrize("cls", [phantom.PhantomSession, phantom.PhantomListener], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "cls", [phantom.PhantomSession, phantom.PhantomStream, phantom.PhantomListener], ids=lambda cls: cls.__name__
+)
 def test_every_member_is_in_the_reference(cls: type) -> None:
     text = (ROOT / "docs" / "reference" / "python.md").read_text()
     members = {name for name in vars(cls) if not name.startswith("_")}

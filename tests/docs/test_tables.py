@@ -84,6 +84,8 @@ def value(text: str) -> object:
     text = text.strip()
     if text == "None":
         return None
+    if re.fullmatch(r"\{\d+(, \d+)*\}", text):
+        return frozenset(map(int, re.findall(r"\d+", text)))
     if re.fullmatch(r"\d+: \d+(, \d+: \d+)*", text):
         return tuple(tuple(map(int, pair.split(":"))) for pair in text.split(","))
     number = re.fullmatch(r"(?:(\d+)\^)?(\d+(?:\.\d+)?) ?(s|ms|KiB|MiB|%)?", text)
@@ -127,6 +129,11 @@ def test_a_range_is_that_of_the_code(row: dict[str, str]) -> None:
     elif name == "qlog_dir":
         with pytest.raises(phantom.ConfigError):
             PhantomConfig(qlog_dir="")
+    elif name.endswith(("_version", "_versions")):
+        for choice in text.split(" or "):
+            PhantomConfig(**{name: value(choice)})
+        with pytest.raises(phantom.ConfigError):
+            PhantomConfig(**{name: limits.VERSION_3})
     else:
         for word in text.split(", "):
             PhantomConfig(**{name: word})

@@ -4,9 +4,10 @@ from phantom.api.blocking.calls import (
     AcceptOutcome,
     PhantomListener,
     PhantomSession,
+    PhantomStream,
     connect,
     connect_pinned,
     listen,
 )
 
-__all__ = ["AcceptOutcome", "PhantomListener", "PhantomSession", "connect", "connect_pinned", "listen"]
+__all__ = ["AcceptOutcome", "PhantomListener", "PhantomSession", "PhantomStream", "connect", "connect_pinned", "listen"]

@@ -14,13 +14,18 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from phantom.api import connecting, listener
 from phantom.api import session as aio
 from phantom.api.blocking.loop_thread import run
-from phantom.api.blocking.mailbox import Mailbox
+from phantom.api.blocking.mailbox import Inbox, Mailbox
 from phantom.api.clients import ClientPolicy
-from phantom.errors import ConnectionClosedError
+from phantom.api.stream import check_code, check_priority, own
+from phantom.errors import ConnectionClosedError, StreamClosedError, UnsupportedError
 
 if TYPE_CHECKING:
+<<<<<<< HEAD
+    from phantom.api import stream as aio_stream
+=======
     import ssl
 
+>>>>>>> main
     from phantom.api.identity import HybridSigningKey, HybridVerifyingKey
     from phantom.api.session import BytesLike, HandshakeInfo, Negotiated
     from phantom.config import PhantomConfig
@@ -30,7 +35,15 @@ if TYPE_CHECKING:
     from phantom.observability.metrics import MetricsSnapshot
     from phantom.transport.session.states import ConnectionState
 
-__all__ = ["AcceptOutcome", "PhantomListener", "PhantomSession", "connect", "connect_pinned", "listen"]
+__all__ = [
+    "AcceptOutcome",
+    "PhantomListener",
+    "PhantomSession",
+    "PhantomStream",
+    "connect",
+    "connect_pinned",
+    "listen",
+]
 
 T = TypeVar("T")
 _EVERYBODY = ClientPolicy.none()
@@ -121,13 +134,30 @@ class PhantomSession:
 
     def send(self, data: BytesLike, timeout: float | None) -> None:
         """Queues one message; waits while more than 4 MiB are queued."""
-        message = data if type(data) is bytes else self._session._own(data)
+        message = data if type(data) is bytes else own(data)
         if not self._mailbox.post(message):
             run(self._session.send(message, timeout))
 
     def recv(self, timeout: float | None) -> bytes:
         """The next message."""
         return self._mailbox.take(timeout)
+
+    def open_stream(self, *, priority: int = 0, wait: bool = True, timeout: float | None) -> PhantomStream:
+        """A new stream; waits while 256 of this side are open, or raises StreamLimitError with ``wait=False``."""
+        stream = run(self._session.open_stream(priority=priority, wait=wait, timeout=timeout))
+        return PhantomStream(stream, self._mailbox)
+
+    def accept_stream(self, timeout: float | None) -> PhantomStream:
+        """The next stream that the peer opened."""
+        return PhantomStream(run(self._session.accept_stream(timeout), _give_back), self._mailbox)
+
+    def rekey(self, timeout: float | None) -> int:
+        """Changes the keys of both directions; the new epoch."""
+        return run(self._session.rekey(timeout))
+
+    def export_keying_material(self, label: str, length: int = 32) -> bytes:
+        """Key bytes that both ends of this session get for ``label``, and nobody else."""
+        return _in_loop(lambda: self._session.export_keying_material(label, length))
 
     def flush_queue(self, timeout: float | None) -> int:
         """Waits until everything queued so far is acknowledged; the number of bytes it waited for."""
@@ -158,6 +188,115 @@ class PhantomSession:
 
     def __repr__(self) -> str:
         return repr(self._session)
+
+
+def _give_back(stream: aio_stream.PhantomStream) -> None:
+    stream._give_back()
+
+
+class PhantomStream:
+    """A stream; see ``phantom.PhantomStream``.
+
+    Writes, ``finish``, ``reset``, ``stop`` and ``set_priority`` reach the session in the order of the calls.
+    """
+
+    __slots__ = ("_ended", "_inbox", "_mailbox", "_stream")
+
+    def __init__(self, stream: aio_stream.PhantomStream, mailbox: Mailbox) -> None:
+        """For the library: streams come from ``open_stream`` and ``accept_stream``."""
+        self._inbox: Inbox[bytes | None] = Inbox()
+        self._stream = stream
+        self._mailbox = mailbox
+        self._ended = ""  # what this side did to its sending half, which may not have reached the session yet
+
+    @property
+    def stream_id(self) -> int:
+        """The number of the stream: odd if the client opened it, even if the server did."""
+        return self._stream.stream_id
+
+    @property
+    def priority(self) -> int:
+        """The priority of what this side sends; higher is served first."""
+        return self._stream.priority
+
+    @property
+    def max_unreliable_size(self) -> int:
+        """The largest unreliable send, in bytes."""
+        return self._stream.max_unreliable_size
+
+    def send_reliable(self, data: BytesLike, timeout: float | None) -> None:
+        """Queues bytes whole; waits while more than 4 MiB are queued in the session."""
+        payload = data if type(data) is bytes else own(data)
+        self._check_open()
+        if not self._mailbox.post(payload, self._stream._stream):
+            run(self._stream.send_reliable(payload, timeout))
+
+    def send_unreliable(self, data: BytesLike, timeout: float | None) -> None:
+        """Sends one packet that may be lost; waits for room like :meth:`send_reliable`."""
+        self._check_open()
+        run(self._stream.send_unreliable(data, timeout))
+
+    def recv(self, timeout: float | None) -> bytes | None:
+        """The next bytes; None once the peer has finished and everything was read."""
+        return self._inbox.take(self._stream._recv_into, timeout, "nothing arrived on the stream")
+
+    def set_priority(self, priority: int) -> None:
+        """From the next packet on this stream has ``priority``."""
+        check_priority(priority)
+        self._mailbox.post_verb(lambda: self._stream._set_priority(priority))
+
+    def finish(self) -> None:
+        """Ends the sending half after everything that was sent."""
+        if self._ended == "finished":
+            return
+        self._check_open()
+        if self._stream._stream.write_ended:
+            _in_loop(self._stream._finish)  # says how it ended
+        self._mailbox.post_verb(self._stream._finish)
+        self._ended = "finished"
+
+    def reset(self, code: int = 0) -> None:
+        """Abandons the sending half; the peer gets StreamResetError with ``code``."""
+        self._check_may_reset(code)
+        self._mailbox.post_verb(lambda: self._stream.reset(code))
+        self._ended = "reset"
+
+    def stop(self, code: int = 0) -> None:
+        """Asks the peer to abandon its half; its sends raise StreamResetError with ``code``."""
+        self._check_may_reset(code)
+        self._inbox = Inbox()  # what was fetched is not read either
+        self._mailbox.post_verb(lambda: self._stream.stop(code))
+
+    def __iter__(self) -> Iterator[bytes]:
+        """What :meth:`recv` returns, until the peer finishes."""
+        while (chunk := self.recv(None)) is not None:
+            yield chunk
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        failed = kind is not None
+        self._mailbox.post_verb(lambda: self._stream._leave(failed=failed))
+        self._ended = self._ended or ("reset" if failed else "finished")
+
+    def __del__(self) -> None:
+        if self._inbox.unread:
+            self._stream._read_out = False  # fetched is not read: dropping it stops the peer
+
+    def __repr__(self) -> str:
+        return repr(self._stream)
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise StreamClosedError(f"this side {self._ended} its half of the stream")
+
+    def _check_may_reset(self, code: int) -> None:
+        check_code(code)
+        if not self._stream._driver.conn.supports_reset:
+            raise UnsupportedError("a version-1 session has no stream reset")
 
 
 @dataclass(frozen=True, slots=True)

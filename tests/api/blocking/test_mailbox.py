@@ -155,7 +155,7 @@ def test_a_message_that_an_interrupted_call_took_is_the_next_one(pair: Pair) -> 
                 raise KeyboardInterrupt
             return message
 
-    server._mailbox._inbox = Interrupted()
+    server._mailbox._inbox._items = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         server.recv(PATIENCE)
     assert server.recv(PATIENCE) == b"only one"
