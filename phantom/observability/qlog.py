@@ -47,6 +47,7 @@ _RELIABLE: Final = 0x0001
 
 _STATES: Final = {
     "established": "handshake_confirmed",
+    "migrating": "handshake_confirmed",  # QUIC has no state for it; the reason says it
     "closing": "closing",
     "draining": "draining",
     "closed": "closed",
@@ -249,10 +250,10 @@ class SessionLog:
 
     def state_changed(self, now: float, old: str, new: str, reason: str) -> None:
         """The session went from one phase to another; a final one closes the log a little later."""
-        was, becomes = _STATES.get(old, "handshake_complete"), _STATES.get(new, "handshake_complete")
-        self.connection_state(now, was, becomes)
-        if becomes != "handshake_confirmed":
-            self._event(now, "generic:info", f'"message":{json.dumps(reason)}')
+        was, becomes = _STATES[old], _STATES[new]
+        if was != becomes:
+            self.connection_state(now, was, becomes)
+        self._event(now, "generic:info", f'"message":{json.dumps(f"{new}: {reason}")}')
         if becomes == "closed":
             self.close()
 
