@@ -20,9 +20,9 @@ from phantom.api.stream import check_code, check_priority, own
 from phantom.errors import ConnectionClosedError, StreamClosedError, UnsupportedError
 
 if TYPE_CHECKING:
-    from phantom.api import stream as aio_stream
     import ssl
 
+    from phantom.api import stream as aio_stream
     from phantom.api.identity import HybridSigningKey, HybridVerifyingKey
     from phantom.api.session import BytesLike, HandshakeInfo, Negotiated
     from phantom.config import PhantomConfig
