@@ -991,7 +991,6 @@ class _Session:
             **options,
         )
         self.conn.reader_waits = True
-        self._sequence = 0
         self.drain()
 
     def give(self, stream_id: int, word: int, plaintext: bytes) -> None:

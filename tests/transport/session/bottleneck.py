@@ -46,7 +46,6 @@ class Bottleneck:
         self.queued: list[float] = []
         self.states: list[State] = [State.STARTUP]
         self.dropped = 0
-        self.wakeups = 0
 
     def send(self) -> float | None:
         """Everything that may leave; when to ask again."""
@@ -91,7 +90,6 @@ class Bottleneck:
         while self.now < end:
             self.pacer.set_rate(self.cc.pacing_rate, self.cc.min_rtt, self.now)
             again = self.send()
-            self.wakeups += 1
             if self.states[-1] is not self.cc.state:
                 self.states.append(self.cc.state)
             if not self.acks and again is None:  # everything was lost, or waits for its ACK: the timeout
