@@ -227,6 +227,9 @@ final class SessionCore: Sendable {
         var error: PhantomError?
         /// The number of the last message received; the sidecar keeps those after it.
         var received: UInt64 = 0
+        /// The number of the last stream accepted, and of the last one opened.
+        var accepted: UInt64 = 0
+        var openings: UInt64 = 0
         var isOver = false
         var isEnding = false
         var ended: Result<Bool, PhantomError>?
@@ -247,6 +250,7 @@ final class SessionCore: Sendable {
     private let state: Monitor<State>
     private let sending = Turn()
     private let receiving = Turn()
+    private let accepting = Turn()
 
     init(transport: any RPCTransport, ref: V1.SessionRef, session: V1.Session, config: V1.PhantomConfig?) {
         calls = V1.SessionCalls(transport: transport, ref: ref)
@@ -413,6 +417,32 @@ final class SessionCore: Sendable {
     func exchange(sendOnly: Bool) async throws(PhantomError) -> ExchangeCore {
         let client = V1.SessionServiceClient(transport: calls.transport)
         return ExchangeCore(session: self, call: try await client.exchange(), sendOnly: sendOnly)
+    }
+
+    // MARK: Streams
+
+    func nextOpening() -> UInt64 {
+        state.change { state in
+            state.openings += 1
+            return state.openings
+        }
+    }
+
+    func stream(_ stream: V1.Stream?) throws(PhantomError) -> PhantomStream {
+        guard let stream, let ref = stream.ref else { throw PhantomError(.internal, "the sidecar gives no stream") }
+        return PhantomStream(self, stream, ref)
+    }
+
+    func acceptStream(_ deadline: Deadline) async throws(PhantomError) -> PhantomStream {
+        try await accepting.take(deadline, "no stream arrived")
+        defer { accepting.give() }
+        do {
+            let ack = state.change { $0.accepted }
+            let accepted = try await calls.acceptStream(ack: ack, options: deadline.options).accepted
+            let stream = try stream(accepted?.stream)
+            state.change { $0.accepted = accepted?.seq ?? ack }
+            return stream
+        } catch { throw await reason(error) }
     }
 
     // MARK: The end

@@ -171,7 +171,7 @@ final class WaitingTests: XCTestCase {
             XCTAssertEqual(error.message, "the thing did not come in time")
         }
         XCTAssertEqual(WireDuration.seconds(-1).inNanoseconds, 0)
-        XCTAssertEqual(WireDuration.seconds(.infinity).inNanoseconds, 4_611_686_018_000_000_000)
+        XCTAssertGreaterThan(WireDuration.seconds(.infinity).inNanoseconds, 4_000_000_000_000_000_000)
         XCTAssertNil(Deadline.never.left)
         XCTAssertTrue(Deadline(.seconds(0)).isPast)
     }
