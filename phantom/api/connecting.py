@@ -17,7 +17,8 @@ from phantom.config import PhantomConfig
 from phantom.crypto.hybrid_sign import HybridSigningKey
 from phantom.crypto.pins import Pins, PinSet
 from phantom.crypto.rng import SYSTEM_RNG, RngProvider
-from phantom.errors import PhantomTimeoutError, ValidationError
+from phantom.errors import ConfigError, PhantomTimeoutError, ValidationError
+from phantom.limits import VERSION_1
 from phantom.runtime import AsyncioRuntime, Runtime
 from phantom.transport.handshake.initiator import Initiator
 from phantom.transport.legs.base import Leg, SessionTransport
@@ -124,7 +125,7 @@ def connect(
     address.require_built()
     if timeout is not None and not timeout > 0:
         raise ValidationError("timeout must be a positive number of seconds")
-    _check_identity(identity)
+    _check_identity(identity, config)
     web = WebOptions(tls)
     web.check(address, listening=False)
     return Connecting(address, pins, config or PhantomConfig(), timeout, runtime, rng or SYSTEM_RNG, identity, web)
@@ -166,7 +167,7 @@ def connect_with_transport(
     ``await_ready`` waits for it, and for the server to accept ``identity`` if there is one, and raises what went wrong.
     Must be called inside the event loop.
     """
-    _check_identity(identity)
+    _check_identity(identity, config)
     pins = PinSet.parse(server_key)
     config = config or PhantomConfig()
     runtime = runtime or AsyncioRuntime()
@@ -181,12 +182,14 @@ def connect_with_transport(
     return session
 
 
-def _check_identity(identity: HybridSigningKey | None) -> None:
+def _check_identity(identity: HybridSigningKey | None, config: PhantomConfig | None) -> None:
     """What would fail in the middle of the handshake fails before it."""
     if identity is not None:
         if not isinstance(identity, HybridSigningKey):
             raise ValidationError(f"an identity is a HybridSigningKey, not a {type(identity).__name__}")
         identity._require_open()
+        if config is not None and config.offer_version == VERSION_1:
+            raise ConfigError("an identity needs version 2; version 1 (offer_version) has no client authentication")
 
 
 def _initiator(pins: PinSet, engine: Engine, rng: RngProvider) -> Initiator:
@@ -195,6 +198,7 @@ def _initiator(pins: PinSet, engine: Engine, rng: RngProvider) -> Initiator:
         pins,
         provider=engine.provider,
         rng=rng,
+        version=engine.config.offer_version,
         read_timeout=min(limits.HANDSHAKE_READ_TIMEOUT, timeout),
         handshake_deadline=timeout,
     )

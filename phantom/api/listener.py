@@ -24,6 +24,7 @@ from phantom.config import PhantomConfig
 from phantom.crypto.hybrid_sign import HybridSigningKey
 from phantom.crypto.rng import SYSTEM_RNG, RngProvider
 from phantom.errors import ConfigError, ConnectionClosedError, ValidationError
+from phantom.limits import VERSION_1
 from phantom.observability.log import logger
 from phantom.observability.metrics import HandshakeCounters, MetricsSnapshot
 from phantom.runtime import AsyncioRuntime, Runtime, Task
@@ -340,6 +341,11 @@ class PhantomListener:
         source = Source(client_id(str(address[0])))
         self.serve_leg(leg, source, format_address(address))
 
+    def _accept_versions(self) -> frozenset[int]:
+        """Version 1 has no client authentication, so where that is required it is refused (§1.4)."""
+        accepted = self._config.accept_versions
+        return accepted - {VERSION_1} if self._clients.kind is ClientAuthPolicy.REQUIRED else accepted
+
     def serve_leg(self, leg: Leg, source: Source, peer_addr: str) -> None:
         """Runs the handshake of one accepted leg; the session comes out of :meth:`accept`."""
         responder = Responder(
@@ -348,6 +354,7 @@ class PhantomListener:
             source,
             provider=self._engine.provider,
             rng=self._rng,
+            accept_versions=self._accept_versions(),
             read_timeout=min(limits.HANDSHAKE_READ_TIMEOUT, self._config.handshake_timeout),
             handshake_deadline=self._config.handshake_timeout,
         )
