@@ -182,3 +182,14 @@ async def test_a_server_that_requires_identities_refuses_version_1_whatever_it_n
         with pytest.raises(ProtocolRejectedError) as refused:
             await phantom.connect(listener.urls[0], config=OFFERS)
         assert refused.value.supported_version == 2
+
+
+async def test_a_server_that_asks_for_identities_takes_version_1_without_one(server_key: Any) -> None:
+    optional = phantom.ClientPolicy.optional()
+    async with phantom.listen("tcp://127.0.0.1:0", key=server_key, clients=optional, config=ACCEPTS) as listener:
+        session = await phantom.connect(listener.urls[0], config=OFFERS)
+        outcome = await listener.accept(PATIENCE)
+        assert outcome.client_identity is None
+        await session.send(b"hello")
+        assert await outcome.session.recv(PATIENCE) == b"hello"
+        await session.disconnect()
