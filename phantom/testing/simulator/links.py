@@ -239,9 +239,12 @@ class PipeLink(_Direction):
 
     def _take(self) -> None:
         link, clock, rng = self.link, self.clock, self.rng
-        while self._waiting and self._in_flight < link.queue:
-            data = self._waiting.popleft()
-            size = min(len(data), link.queue - self._in_flight, rng.choice((1448, 9_000, 65_536, 1 << 20)))
+        while self._waiting:
+            data, room = self._waiting[0], link.queue - self._in_flight
+            if room < min(len(data), link.queue >> 3):  # a full queue is not filled up byte by byte
+                break
+            self._waiting.popleft()
+            size = min(len(data), room, rng.choice((1448, 9_000, 65_536, 1 << 20)))
             if size < len(data):
                 self._waiting.appendleft(data[size:])
                 data = data[:size]
