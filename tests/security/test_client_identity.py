@@ -277,6 +277,73 @@ def test_wa58_data_first_ends_the_session_at_once(alice: phantom.HybridSigningKe
     run_virtual(scenario())
 
 
+@pytest.mark.parametrize("reliable", [True, False], ids=["reliable", "unreliable"])
+def test_wa58_no_stream_surfaces_before_acceptance(alice: phantom.HybridSigningKey, reliable: bool) -> None:
+    async def scenario() -> None:
+        server, client, _ = _virtual_pair(only(alice))
+        stream = await client.open_stream()
+        if reliable:
+            await stream.send_reliable(b"let me in")
+        else:
+            await stream.send_unreliable(b"let me in")
+        with pytest.raises(phantom.ClientAuthError, match="requires a client identity"):
+            await stream.recv(2)
+        with pytest.raises(phantom.PhantomTimeoutError):
+            await server.accept(5)
+        await client.disconnect()
+        await _is_empty(server)
+
+    run_virtual(scenario())
+
+
+def test_wa58_streams_opened_while_the_verdict_is_out_arrive_after_it(alice: phantom.HybridSigningKey) -> None:
+    async def scenario() -> None:
+        verdict: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        async def ask(key: phantom.HybridVerifyingKey) -> bool:
+            return await verdict
+
+        server, client, _ = _virtual_pair(phantom.ClientPolicy.required(ask), identity=alice)
+        stream = await client.open_stream()
+        await stream.send_reliable(b"patient")
+        await stream.finish()
+        await asyncio.sleep(3)
+        (withheld,) = server._withheld
+        assert withheld._driver is not None
+        assert withheld._driver.conn.active_streams == 0, "nothing but the identity has left the client"
+        verdict.set_result(True)
+        session = (await server.accept(5)).session
+        arrived = await session.accept_stream(5)
+        assert await arrived.recv(5) == b"patient"
+        assert await arrived.recv(5) is None
+        await arrived.finish()
+        await client.disconnect()
+        await session.disconnect()
+        await _is_empty(server)
+
+    run_virtual(scenario())
+
+
+async def test_the_drop_ins_take_identities_too(alice: phantom.HybridSigningKey) -> None:
+    greeted: list[phantom.HybridVerifyingKey | None] = []
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        greeted.append(writer.get_extra_info("phantom_session").peer_identity())
+        writer.write(await reader.readline())
+        writer.close()
+        await writer.wait_closed()
+
+    server = await phantom.start_server(greet, "127.0.0.1:0", clients=only(alice))
+    async with server:
+        url = server.urls[0]
+        reader, writer = await phantom.open_connection(url, identity=alice, timeout=PATIENCE)
+        writer.write(b"hello\n")
+        assert await reader.readline() == b"hello\n"
+        writer.close()
+        await writer.wait_closed()
+    assert greeted == [alice.verifying_key()]
+
+
 def test_wa58_silence_ends_the_session_at_the_handshake_deadline(alice: phantom.HybridSigningKey) -> None:
     async def scenario() -> None:
         server, client, _ = _virtual_pair(only(alice))
