@@ -9,7 +9,7 @@ ARGS ?=
 TOX = "$(if $(PYTHON),$(PYTHON),$(error Phantom needs Python 3.11 or newer))" tools/bootstrap.py run --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast simulate soak test-bindings c kotlin kotlin-demo conformance check format bench bench-check generate lock dist dev clean
+.PHONY: help demo test test-fast simulate soak test-bindings c kotlin kotlin-demo swift swift-demo conformance check format bench bench-check generate lock dist dev clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 | \2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -43,6 +43,12 @@ kotlin: ## Phantom for Kotlin: build it and test it against live sidecars (bring
 kotlin-demo: ## a server, a sidecar and a Kotlin program that uses both
 	@sh bindings/kotlin/install-tools.sh
 	@$(TOX) -e kotlin-demo -- $(ARGS)
+
+swift: ## Phantom for Swift: build it and test it against live sidecars (brings the toolchain: 560 MB of Debian packages, no root)
+	@$(TOX) -e swift -- $(ARGS)
+
+swift-demo: ## a server, a sidecar and a Swift program that uses both
+	@$(TOX) -e swift-demo -- $(ARGS)
 
 conformance: ## every binding by the same cases; writes docs/reference/conformance.md (PHANTOM_C_PREFIX=DIR: C, too)
 	@$(TOX) -e conformance -- $(ARGS)

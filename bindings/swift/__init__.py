@@ -1,0 +1,1 @@
+"""Phantom for Swift: how it is built and tested."""
