@@ -48,6 +48,7 @@ class Endpoint:
         "other",
         "sealed",
         "timers",
+        "touched",
     )
 
     def __init__(
@@ -65,6 +66,7 @@ class Endpoint:
         self.gone = False  # its leg is closed
         self.sealed = 0  # packets handed to the link
         self.timers = 0
+        self.touched = True  # since the invariants were looked at
         self._rest = b""
         self._armed: float | None = None
         self._spins = 0
@@ -106,6 +108,7 @@ class Endpoint:
 
     def react(self) -> None:
         """After any call into the engine: the application looks, what may leave leaves, the timer is set."""
+        self.touched = True
         if self._pumping:
             return
         self._pumping = True

@@ -425,7 +425,9 @@ class World:
     def _check(self) -> None:
         for session in self.sessions:
             for view in session.views:
-                check(view)
+                if view.end.touched:
+                    view.end.touched = False
+                    check(view)
 
     def _sample(self) -> None:
         now, plan = self.clock.now, self.plan
