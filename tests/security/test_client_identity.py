@@ -433,6 +433,20 @@ async def test_wa58_optional_shows_everybody_and_who_they_are(alice: phantom.Hyb
         assert place.guests[1].session.peer_identity() is None
 
 
+def test_optional_does_not_keep_those_waiting_who_begin_with_something_else() -> None:
+    """On a byte pipe an identity would have come first; so no second is lost on waiting for one."""
+
+    async def scenario() -> None:
+        server, client, _ = _virtual_pair(phantom.ClientPolicy.optional())
+        outcome = await server.accept(0.9)
+        assert outcome.client_identity is None
+        await client.disconnect()
+        await outcome.session.disconnect()
+        await _is_empty(server)
+
+    run_virtual(scenario())
+
+
 async def test_none_surfaces_no_identity_and_accepts_who_has_one(alice: phantom.HybridSigningKey) -> None:
     async with house(phantom.ClientPolicy.none()) as place:
         forged = Forger(alice, flipped(0))
