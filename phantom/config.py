@@ -18,6 +18,7 @@ __all__ = ["PhantomConfig"]
 _SUITES: Final = ("auto", "aes-256-gcm", "chacha20-poly1305")
 _PROVIDERS: Final = ("auto", "openssl", "pqcrypto")
 _COOKIE: Final = ("auto", "always")
+_PADDING: Final = ("none", "pade")
 _VERSIONS: Final = frozenset({limits.VERSION_1, limits.VERSION_2})
 
 # field -> (lowest, highest)
@@ -27,6 +28,8 @@ _SECONDS: Final[dict[str, tuple[float, float]]] = {
     "handshake_timeout": (0.1, 3600.0),
     "close_timeout": (0.0, 86400.0),
     "silence_floor": (0.1, 3600.0),
+    "jitter": (0.0, 1.0),
+    "cover_interval": (0.0, 3600.0),
 }
 _COUNTS: Final[dict[str, tuple[int, int]]] = {
     "send_segments": (limits.MIN_PENDING, limits.MAX_PENDING),
@@ -42,6 +45,7 @@ _COUNTS: Final[dict[str, tuple[int, int]]] = {
     "max_inflight_handshakes": (1, 1 << 16),
     "max_inflight_per_source": (1, 1 << 16),
 }
+_COVER_MIN: Final = 0.01  # s; more often it would be a flood
 _MAY_BE_NONE: Final = frozenset({"keepalive_interval", "close_timeout", "recv_memory"})
 
 
@@ -86,6 +90,12 @@ class PhantomConfig:
     """What all streams of a session may hold granted and unread beyond their initial windows."""
     recv_memory: int | None = None
     """What peers can make this process hold; None: 256 MiB, at most a quarter of its memory limit."""
+    padding: str = "none"
+    """Sizes on the wire: none (as they are), pade (rounded up by at most 12 %)."""
+    jitter: float = 0.0
+    """Each packet waits a random time up to this before it leaves; 0: none does."""
+    cover_interval: float = 0.0
+    """A packet without content leaves when nothing else has for this long; 0: none does."""
     max_sessions: int = limits.MAX_SESSIONS
     """Sessions of one listener; 0 switches the limit off."""
     max_sessions_per_ip: int = limits.MAX_SESSIONS_PER_SOURCE
@@ -111,6 +121,7 @@ class PhantomConfig:
             ("suite", _SUITES),
             ("provider", _PROVIDERS),
             ("cookie", _COOKIE),
+            ("padding", _PADDING),
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
@@ -123,6 +134,8 @@ class PhantomConfig:
         accepted = self.accept_versions
         if type(accepted) is not frozenset or not {limits.VERSION_2} <= accepted <= _VERSIONS:
             raise ConfigError(f"accept_versions must be a frozenset that holds 2 and may hold 1, not {accepted!r}")
+        if 0.0 < self.cover_interval < _COVER_MIN:
+            raise ConfigError(f"cover_interval must be 0 or at least {_COVER_MIN:g} s, not {self.cover_interval!r}")
         if not _are_tiers(self.load_tiers):
             raise ConfigError(
                 "load_tiers must be (count, difficulty) pairs of whole numbers, ascending, difficulties at most 24"

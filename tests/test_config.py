@@ -34,6 +34,9 @@ DEFAULTS: dict[str, Any] = {
     "recv_window": 16 << 20,
     "session_recv_window": 64 << 20,
     "recv_memory": None,
+    "padding": "none",
+    "jitter": 0.0,
+    "cover_interval": 0.0,
     "max_sessions": 1024,
     "max_sessions_per_ip": 64,
     "max_inflight_handshakes": 1024,
@@ -48,6 +51,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "handshake_timeout": (0.1, 3600),
     "close_timeout": (0, 86400),
     "silence_floor": (0.1, 3600),
+    "jitter": (0, 1),
+    "cover_interval": (0, 3600),
     "send_segments": (32, 32768),
     "recv_segments": (32, 32768),
     "bulk_chunk": (1024, 1 << 20),
@@ -67,6 +72,8 @@ TIMES = {
     "handshake_timeout",
     "close_timeout",
     "silence_floor",
+    "jitter",
+    "cover_interval",
 }
 MAY_BE_NONE = {"keepalive_interval", "close_timeout", "recv_memory"}
 
@@ -115,6 +122,12 @@ def test_a_listener_accepts_version_2_and_1_by_name(versions: Any) -> None:
     assert PhantomConfig(accept_versions=frozenset({1, 2})).accept_versions == {1, 2}
     with pytest.raises(ConfigError, match="accept_versions"):
         PhantomConfig(accept_versions=versions)
+
+
+def test_cover_traffic_is_no_flood() -> None:
+    assert PhantomConfig(cover_interval=0.01).cover_interval == 0.01
+    with pytest.raises(ConfigError, match="cover_interval"):
+        PhantomConfig(cover_interval=0.001)
 
 
 @pytest.mark.parametrize("name", sorted(set(BOUNDS) - TIMES))

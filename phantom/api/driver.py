@@ -442,7 +442,7 @@ class SessionDriver:
             if self.readers:
                 if not conn.messages:
                     conn.refill(self._now)
-                self.readers.wake(len(conn.messages))
+                self.readers.wake(len(conn.messages)) if not conn.messages_ended else self.readers.wake_all()
             self.acknowledged.wake_all()
             if conn.confirmed:
                 self.confirmed.wake_all()
@@ -467,6 +467,8 @@ class SessionDriver:
         if self.conn.wants_to_send:
             self._leg.flush()
             self._settle()
+        elif self.conn.urgent:  # what was queued waits for company, or for its time
+            self._arm()
 
     def _soon(self) -> None:
         """What is queued leaves when this turn ends."""
@@ -479,8 +481,8 @@ class SessionDriver:
 
     def _arm(self) -> None:
         """A timer that fires early costs less than one that is moved for every packet; and no deadline that traffic
-        sets is closer than MAX_ACK_DELAY, so an earlier timer will ask for it in time."""
-        if self._timer is not None and self._timer_at <= self._now + limits.MAX_ACK_DELAY:
+        sets is closer than MAX_ACK_DELAY unless the engine says so, so an earlier timer will ask for it in time."""
+        if self._timer is not None and self._timer_at <= self._now + limits.MAX_ACK_DELAY and not self.conn.urgent:
             return
         due, rest = self.conn.next_timer(), self.conn.rest_at()
         if rest is not None and (due is None or rest < due):

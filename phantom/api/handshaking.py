@@ -81,6 +81,9 @@ class Engine:
             silence_floor=config.silence_floor,
             close_timeout=config.close_timeout,
             confirm_timeout=config.handshake_timeout,
+            padding=config.padding,
+            jitter=config.jitter,
+            cover_interval=config.cover_interval or None,
         )
 
     def establish(

@@ -276,6 +276,9 @@ class PhantomSession:
                 if conn.phase.over:
                     driver.readers.wake_all()
                     raise conn.end_error()
+                if conn.messages_ended:
+                    driver.readers.wake_all()
+                    raise ConnectionClosedError("the peer sends no more messages; its streams go on")
             conn.reader_waits = True
             try:
                 await driver.readers.wait(deadline, "no message arrived")
@@ -458,10 +461,14 @@ class PhantomSession:
         """Waits for a message and moves it, with all others that are there, into ``inbox`` (blocking callers)."""
         inbox.append(await self.recv(timeout))
         driver = self._driver
-        if driver is not None and not driver.readers and (driver.messages or driver.refill()):
+        if driver is None or driver.readers:
+            return
+        for _ in range(2):  # those that were split, and those that still wait for it
             driver.conn.stats.messages_recv += len(driver.messages)
             inbox.extend(driver.messages)
             driver.messages.clear()
+            if not driver.refill():
+                return
 
     def _when_admitted(self, callback: Callable[[], None]) -> None:
         """Calls back once: when the session may be used, or is over before that (listeners)."""

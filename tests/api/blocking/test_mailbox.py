@@ -92,9 +92,13 @@ def test_no_more_is_taken_than_the_session_would_queue(pair: Pair) -> None:
 def test_nobody_overtakes_a_writer_that_waits(pair: Pair) -> None:
     client, server = pair
     with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(phantom.PhantomTimeoutError):
-            for _ in range(1000):
+        full = 0
+        while full < 3:  # in a row: what the peer's window still takes has left
+            try:
                 client.send(bytes(60_000), 0.05)
+                full = 0
+            except phantom.PhantomTimeoutError:
+                full += 1
         waiting = pool.submit(client.send, b"first", PATIENCE)
         while not calls._in_loop(lambda: bool(client._session._driver.writers)):
             pass
