@@ -7,6 +7,7 @@ not read. What a V1 session lacks says so: the capabilities are False, the verbs
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from struct import Struct
@@ -154,13 +155,19 @@ class ConnectionV1(Connection):
         if not stream.ready or stream.blocked:
             self.make_ready(stream)
 
-    @property
-    def wants_to_send(self) -> bool:
-        """True if :meth:`fill` would write something, were there room."""
-        return self.owed or bool(self.ready)
-
     def fill(self, path_id: int, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:
         """As Connection: seals what is due into ``buf[at:cap]``; acknowledgements first."""
+        jitter = self.jitter
+        if jitter is None:
+            return self._fill(buf, view, at, cap, now)
+        self.jitter_due = False
+        if not jitter.full:
+            jitter.push(view, at, self._fill(buf, view, at, cap, now), now)
+        at = jitter.pop_into(view, at, cap, now if not self.phase.over else math.inf)
+        self.jitter_due = self.phase.over and jitter.size > 0
+        return at
+
+    def _fill(self, buf: bytearray, view: memoryview, at: int, cap: int, now: float) -> int:
         start = at
         while self._acks and cap - at >= _SMALL:
             stream_id, sequence = self._acks.popleft()
@@ -551,6 +558,8 @@ class ConnectionV1(Connection):
         due = earlier(due, self._retransmit_at())
         if self.memory.used_up:
             due = earlier(due, self.memory.deadline())
+        if self.jitter is not None and not self.jitter_due:
+            due = earlier(due, self.jitter.next_at())
         return due
 
     def handle_timer(self, now: float) -> None:
@@ -577,6 +586,9 @@ class ConnectionV1(Connection):
         patience = self.memory.deadline()
         if patience is not None and now >= patience:
             self.memory.enforce(now)
+        waiting = self.jitter.next_at() if self.jitter is not None else None
+        if waiting is not None and now >= waiting:
+            self.jitter_due = True
 
     def _flying(self) -> list[Channel]:
         first = self.session_stream

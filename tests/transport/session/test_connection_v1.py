@@ -871,6 +871,47 @@ def test_abort_says_why() -> None:
     assert event.new is ConnectionState.CLOSED
 
 
+def test_jitter_holds_every_packet_back_a_while_and_keeps_their_order() -> None:
+    client, hand = client_and_hand(jitter=0.05)
+    texts = [b"%d" % i for i in range(20)]
+    got: list[bytes] = []
+    now = 0.0
+    for text in texts:
+        client.conn.send_message(text)
+        assert client.out(now) == b""
+        due = client.conn.next_timer()
+        assert due is not None
+        assert now <= due <= now + 0.05
+        now = due
+        client.conn.handle_timer(now)
+        got += [plain[4:] for _, _, plain in hand.opened(client.out(now))]
+    now += 0.05
+    client.conn.handle_timer(now)
+    assert got + [plain[4:] for _, _, plain in hand.opened(client.out(now))] == texts
+    assert client.conn.next_timer() is not None  # of the retransmission
+
+
+def test_jitter_does_not_hold_the_last_words_back() -> None:
+    client, hand = client_and_hand(jitter=10.0)
+    client.conn.send_message(b"first")
+    client.out(0.0)
+    client.conn.abort(BusyError("enough"))
+    assert [word for _, word, _ in hand.opened(client.out(0.0))] == [0x21, 0xA0]
+
+
+def test_jitter_seals_nothing_while_its_queue_is_full() -> None:
+    client, hand = client_and_hand(jitter=0.01)
+    client.conn.send_message(bytes(2 * MiB))
+    assert client.out(0.0) == b""
+    assert client.conn.queued > MiB
+    now, size = 0.0, 0
+    while size < 2 * MiB:
+        now += 0.01
+        client.conn.handle_timer(now)
+        size += sum(len(plain) for _, _, plain in hand.opened(client.out(now)))
+    assert size == 2 * MiB + 4
+
+
 # --- bounds and back-pressure (§13.6) ---------------------------------------------------------------------------------
 
 
