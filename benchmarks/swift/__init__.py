@@ -1,0 +1,1 @@
+"""Phantom for Swift against the Python client of the same sidecar."""
