@@ -396,3 +396,69 @@ async def test_suites_may_differ_by_direction(server_key: Any) -> None:
     assert receive is not None
     assert receive.label == "chacha20-poly1305"
     await pair.close()
+
+
+# --- what the configuration does to the wire --------------------------------------------------------------------------
+
+
+async def _wire_sizes(server_key: Any, config: PhantomConfig, lengths: list[int]) -> list[int]:
+    """The sizes of what the client writes for one message after the other."""
+    pair = await _pair(server_key, client_config=config)
+    sizes: list[int] = []
+    for length in lengths:
+        await pair.client.flush_queue(5)
+        await asyncio.sleep(0)
+        batches: list[int] = []
+        pair.client_leg.tap = lambda data, batches=batches: (batches.append(len(data)), data)[1]
+        await pair.client.send(bytes(length))
+        sizes.append(batches[0])
+        pair.client_leg.tap = None
+        assert await pair.server.recv(5) == bytes(length)
+    await pair.close()
+    return sizes
+
+
+async def test_padding_hides_small_differences_of_length(server_key: Any) -> None:
+    lengths = [1000, 1001, 1007]
+    plain = await _wire_sizes(server_key, PhantomConfig(), lengths)
+    assert [size - plain[0] for size in plain] == [0, 1, 7]
+    padded = await _wire_sizes(server_key, PhantomConfig(padding="pade"), lengths)
+    assert len(set(padded)) == 1
+    assert plain[-1] < padded[0] <= plain[-1] * 1.12
+
+
+def test_jitter_delays_and_keeps_the_order(server_key: Any) -> None:
+    async def main(jitter: float) -> float:
+        pair = await session_pair(
+            key=server_key, runtime=SimulatedRuntime(), client_config=PhantomConfig(jitter=jitter)
+        )
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        for number in range(50):
+            await pair.client.send(b"%d" % number)
+            assert await pair.server.recv(60) == b"%d" % number
+        took = loop.time() - begun
+        for number in range(50):
+            await pair.client.send(b"%d" % number)
+        assert [await pair.server.recv(60) for _ in range(50)] == [b"%d" % number for number in range(50)]
+        await pair.close()
+        return took
+
+    assert run_virtual(main(0.0)) == 0.0
+    assert 0.5 < run_virtual(main(0.5)) <= 25.0
+
+
+def test_cover_traffic_fills_the_silence(server_key: Any) -> None:
+    async def idle(cover: float) -> int:
+        pair = await session_pair(
+            key=server_key, runtime=SimulatedRuntime(), client_config=PhantomConfig(cover_interval=cover)
+        )
+        before = pair.client.metrics_snapshot().packets_sent
+        await asyncio.sleep(10)
+        sent = pair.client.metrics_snapshot().packets_sent - before
+        assert pair.server.metrics_snapshot().dropped_total.get("malformed", 0) == 0
+        await pair.close()
+        return sent
+
+    assert run_virtual(idle(0.0)) == 0
+    assert 95 <= run_virtual(idle(0.1)) <= 101

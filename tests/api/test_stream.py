@@ -775,3 +775,34 @@ async def test_both_ends_export_the_same_bytes_and_each_session_its_own(sessions
             client.export_keying_material(b"bytes")  # type: ignore[arg-type]
         async with sessions() as (other, _):
             assert other.export_keying_material("channel binding", 64) != exported
+
+
+# --- version 1 --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_version_1_session_has_streams_and_no_reset_and_no_rekey(sessions: Sessions) -> None:
+    configs = {
+        "client_config": PhantomConfig(offer_version=1),
+        "server_config": PhantomConfig(accept_versions=frozenset({1, 2})),
+    }
+    async with sessions(**configs) as (client, server):
+        assert client.negotiated.version == server.negotiated.version == 1
+        await client.send(b"a message")
+        assert await server.recv(PATIENCE) == b"a message"
+        here = await client.open_stream(priority=3)
+        await here.send_reliable(bytes(300_000))
+        there = await server.accept_stream(PATIENCE)
+        for verb in (here.reset, here.stop):
+            with pytest.raises(phantom.UnsupportedError):
+                verb()
+        with pytest.raises(phantom.UnsupportedError):
+            await client.rekey(PATIENCE)
+        with pytest.raises(ZeroDivisionError):
+            async with here:
+                raise ZeroDivisionError  # all that version 1 can do is finish
+        assert await _all(there) == bytes(300_000)
+        del here
+        await there.send_reliable(b"answer")
+        await there.finish()
+        assert client.export_keying_material("label") == server.export_keying_material("label")
+        assert await client.flush_queue(PATIENCE) >= 0
