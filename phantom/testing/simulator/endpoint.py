@@ -47,6 +47,7 @@ class Endpoint:
         "name",
         "other",
         "sealed",
+        "source",
         "timers",
         "touched",
     )
@@ -62,6 +63,7 @@ class Endpoint:
         self.datagrams = isinstance(link, DatagramLink)
         self.application: Callable[[], None] | None = None
         self.other: Endpoint = self
+        self.source: PipeLink | None = None  # what it reads from, if that can be left unread
         self.events: list[object] = []
         self.gone = False  # its leg is closed
         self.sealed = 0  # packets handed to the link
@@ -118,6 +120,19 @@ class Endpoint:
         self._send()
         self._pumping = False
         self._arm()
+
+    def hold(self, held: bool) -> None:
+        """A session of version 1 is not to be read, or is to be read again (wire-native §13.6)."""
+        if self.source is not None:
+            if held:
+                self.source.hold(True)
+            else:
+                self.clock.after(0.0, self._read_on)  # not from within the read that made room
+
+    def _read_on(self) -> None:
+        if self.source is not None and not self.gone:
+            self.receive(b"")
+            self.source.hold(False)
 
     # --- what a driver does -------------------------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ class View:
         "protection",
         "settings",
         "stream_marks",
+        "windows",
     )
 
     def __init__(
@@ -76,6 +77,7 @@ class View:
         self.other: View = self
         self.damage = damage
         self.copies = copies
+        self.windows = protection.supports_rekey  # version 1 has neither
         self.epochs = epochs
         self.marks: dict[object, int] = {}  # the highest value seen of whatever must not fall
         self.stream_marks: dict[int, tuple[int, ...]] = {}  # the same of each stream, in the order of _RISING
@@ -111,7 +113,7 @@ def conservation(view: View) -> None:
                 f"{conn.queued} bytes queued, {outstanding} outstanding, {conn.unacknowledged} unacknowledged",
             )
     stream, peer = conn.session_stream, view.other.conn.session_stream
-    if stream.outstanding.base > peer.reassembly.next_index and not view.other.conn.phase.over:
+    if view.windows and stream.outstanding.base > peer.reassembly.next_index and not view.other.conn.phase.over:
         view.fail(
             "conservation",
             f"segments up to {stream.outstanding.base} are acknowledged, the peer has {peer.reassembly.next_index}",
@@ -130,13 +132,14 @@ def bounds(view: View) -> None:
                 "bounds",
                 f"stream {stream.id}: {len(outstanding.segments)} segments, {outstanding.bytes} bytes outstanding",
             )
-        if credit.sent > credit.limit:
+        if view.windows and credit.sent > credit.limit:
             view.fail("bounds", f"stream {stream.id}: {credit.sent} bytes sent over the limit of {credit.limit}")
         store = stream.reassembly.store
         if stream.reassembly.stored > limits.MAX_REORDER_BYTES or len(store or ()) > settings.recv_segments:
             view.fail("bounds", f"stream {stream.id}: {stream.reassembly.stored} bytes in its reorder store")
         if (
-            not conn.phase.over
+            view.windows
+            and not conn.phase.over
             and stream.received + stream.reassembly.stored > stream.window.limit + settings.bulk_chunk
         ):
             view.fail(
@@ -144,12 +147,14 @@ def bounds(view: View) -> None:
                 f"stream {stream.id}: {stream.received} bytes received and {stream.reassembly.stored} stored"
                 f" over the window of {stream.window.limit}",
             )
-        if stream.window.limit - stream.received > limits.RECV_WINDOW_CEILING:
+        if view.windows and stream.window.limit - stream.received > limits.RECV_WINDOW_CEILING:
             view.fail("bounds", f"stream {stream.id}: {stream.window.limit - stream.received} bytes of window")
 
 
 def peer_limit(view: View) -> None:
     """No end believes in more credit than the other has given (§14.6)."""
+    if not view.windows:
+        return
     mine, theirs = view.conn.session_stream, view.other.conn.session_stream
     if mine.send_limit.limit > max(limits.INITIAL_STREAM_WINDOW, theirs.window.limit):
         view.fail("peer limit", f"a limit of {mine.send_limit.limit}, where the peer gave {theirs.window.limit}")

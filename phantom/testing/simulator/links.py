@@ -207,7 +207,7 @@ class PipeLink(_Direction):
     for pipes.
     """
 
-    __slots__ = ("_ended", "_in_flight", "_pieces", "_waiting", "on_drained", "on_end")
+    __slots__ = ("_ended", "_held", "_in_flight", "_pieces", "_ripe", "_waiting", "on_drained", "on_end")
 
     def __init__(self, clock: VirtualTime, rng: random.Random, link: Link) -> None:
         super().__init__(clock, rng, link)
@@ -217,6 +217,8 @@ class PipeLink(_Direction):
         self._pieces: deque[bytes | None] = deque()
         self._in_flight = 0
         self._ended = False
+        self._held = False  # the reader does not read
+        self._ripe = 0  # pieces that have arrived and were not read
         self.on_drained: Callable[[], None] | None = None
         self.on_end: Callable[[], None] | None = None
 
@@ -236,6 +238,13 @@ class PipeLink(_Direction):
         """End of the stream, behind what was written."""
         self._ended = True
         self._take()
+
+    def hold(self, held: bool) -> None:
+        """The reader stops reading, or goes on: what is not read fills the pipe until its writer waits."""
+        self._held = held
+        while self._ripe and not self._held:
+            self._ripe -= 1
+            self._read()
 
     def _take(self) -> None:
         link, clock, rng = self.link, self.clock, self.rng
@@ -262,6 +271,10 @@ class PipeLink(_Direction):
             clock.at(max(self.last_arrival, clock.now + link.latency), self._arrive)
 
     def _arrive(self) -> None:
+        self._ripe += 1
+        self.hold(self._held)
+
+    def _read(self) -> None:
         data = self._pieces.popleft()
         if data is None:
             if self.on_end is not None:

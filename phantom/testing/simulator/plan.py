@@ -64,11 +64,12 @@ class Plan:
     ``up`` is the link from the client, ``down`` the one to it. ``handshakes`` counts handshakes to be done first, each
     over links of its own (``sessions`` = 0: nothing else). ``sessions`` run side by side over the same two links.
     ``duration`` bounds virtual seconds; every flow must be through by then if ``complete``. ``aead`` is ``null`` or a
-    suite. ``rekey`` seconds pass between rekeys, by turns at either end (0: none); ``settings`` are fields of
-    SessionSettings, ``guards`` of ProtectionLimits, ``client`` and ``server`` further settings of one end.
-    ``memory`` is RECV_MEMORY of each end in bytes. ``idle`` seconds pass after the flows without traffic of the
-    application, with memory watched. ``goodput`` is the share of the link's capacity that must at least be reached,
-    ``cut`` seconds after which the link dies for good (0: never).
+    suite, ``version`` that of the packets (1: on a pipe, without rekeys and resets). ``rekey`` seconds pass between
+    rekeys, by turns at either end (0: none); ``settings`` are fields of SessionSettings, ``guards`` of
+    ProtectionLimits, ``client`` and ``server`` further settings of one end. ``memory`` is RECV_MEMORY of each end in
+    bytes. ``idle`` seconds pass after the flows without traffic of the application, with memory watched. ``goodput`` is
+    the share of the link's capacity that must at least be reached, ``cut`` seconds after which the link dies for good
+    (0: never).
     """
 
     name: str
@@ -82,6 +83,7 @@ class Plan:
     duration: float = 60.0
     complete: bool = True
     aead: str = "null"
+    version: int = 2
     rekey: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
     client: Mapping[str, Any] = field(default_factory=dict)
@@ -100,6 +102,8 @@ class Plan:
             raise ConfigError(f"a plan's transport is one of {', '.join(_TRANSPORTS)}, not {self.transport!r}")
         if self.aead not in ("null", "aes-256-gcm", "chacha20-poly1305"):
             raise ConfigError(f"a plan's aead is null, aes-256-gcm or chacha20-poly1305, not {self.aead!r}")
+        if self.version not in (1, 2) or (self.version == 1 and (self.transport != "pipe" or self.rekey)):
+            raise ConfigError("a plan's version is 2, or 1 on a pipe without rekeys")
         if self.duration <= 0 or self.sessions < 0 or self.handshakes < 0:
             raise ConfigError("a plan lasts some time and counts nothing below zero")
 

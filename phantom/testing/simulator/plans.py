@@ -213,6 +213,20 @@ def _more_plans() -> Iterator[Plan]:
         duration=120.0,
     )
     yield _even(
+        "pipe-version-1",
+        "messages and streams of a version-1 session, whose only back-pressure is a leg that is not read",
+        Link(rate=50, latency=0.010, jitter=0.002, queue=128 * _KiB),
+        transport="pipe",
+        version=1,
+        flows=(
+            Flow("messages", "both", 1_200_000, 20_000, 0.9, read_rate=800_000),
+            Flow("streams", "both", 240_000, 4_000, streams=12, parallel=4),
+            Flow("unreliable", total=30_000, size=300, interval=0.004),
+        ),
+        settings=_SMALL_SEGMENTS,
+        duration=120.0,
+    )
+    yield _even(
         "cut",
         "the network dies for good in the middle of a transfer; both ends notice and let go of everything",
         Link(rate=4, latency=0.020),

@@ -8,7 +8,7 @@ import sys
 import traceback
 import types
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from struct import Struct
 from typing import Any, Final
@@ -31,8 +31,9 @@ from phantom.testing.simulator.workload import Application, Traffic, traffic
 from phantom.testing.virtual_time import VirtualTime
 from phantom.transport.handshake.gate import Gate, Source
 from phantom.transport.packet.counters import DropCounters
-from phantom.transport.packet.protection import ProtectionLimits, ProtectionV2
+from phantom.transport.packet.protection import PacketProtection, ProtectionLimits, ProtectionV1, ProtectionV2
 from phantom.transport.session.connection import Connection, SessionSettings
+from phantom.transport.session.connection_v1 import ConnectionV1
 from phantom.transport.session.memory import ReceiveMemory
 from phantom.transport.session.paths import BYTE_PIPE, DATAGRAM, Path
 
@@ -121,7 +122,7 @@ class _Session:
     """Both ends of one session."""
 
     def __init__(
-        self, ends: tuple[Endpoint, Endpoint], views: tuple[View, View], protections: list[ProtectionV2]
+        self, ends: tuple[Endpoint, Endpoint], views: tuple[View, View], protections: Sequence[PacketProtection]
     ) -> None:
         self.ends = ends
         self.views = views
@@ -199,31 +200,37 @@ class World:
         for initiator, link, own in ((True, up, plan.client), (False, down, plan.server)):
             settings = SessionSettings(**{**plan.settings, **own})
             counters = DropCounters()
-            protection = ProtectionV2(
-                initiator,
-                session_id,
-                bytearray(secret),
-                send_suite=_SUITES[plan.aead],
-                provider=watch,  # type: ignore[arg-type]  # a provider by what it looks up
-                counters=counters,
-                limits=ProtectionLimits(**plan.guards),
-            )
+            guards = ProtectionLimits(**plan.guards)
             memory = self._memories[not initiator]
             profile = BYTE_PIPE if pipe else DATAGRAM
             silence = {**plan.settings, **own}.get("silence_floor")  # by default that of the leg
-            conn = Connection(
-                protection,
-                initiator=initiator,
-                path=Path(0, "simulated", now=clock.now, profile=profile, silence_floor=silence),
-                settings=settings,
-                memory=memory,
-                counters=counters,
-                now=clock.now,
-            )
+            path = Path(0, "simulated", now=clock.now, profile=profile, silence_floor=silence)
+            common: dict[str, Any] = {
+                "initiator": initiator,
+                "path": path,
+                "settings": settings,
+                "memory": memory,
+                "counters": counters,
+                "now": clock.now,
+            }
+            keys = (initiator, session_id, bytearray(secret))
+            options: dict[str, Any] = {
+                "send_suite": _SUITES[plan.aead],
+                "provider": watch,
+                "counters": counters,
+                "limits": guards,
+            }
+            protection: PacketProtection
+            if plan.version == 1:
+                conn: Connection = ConnectionV1(protection := ProtectionV1(*keys, **options), **common)
+            else:
+                conn = Connection(protection := ProtectionV2(*keys, **options), **common)
             name = ("client" if initiator else "server") + tag
             batch = limits.SEND_BATCH + settings.bulk_chunk if pipe else 16_384
             end = Endpoint(name, clock, conn, link, batch)
             conn.wake = end.react
+            if isinstance(conn, ConnectionV1):
+                conn.hold = end.hold
             either = (plan.up, plan.down)
             view = View(
                 end,
@@ -239,6 +246,8 @@ class World:
             protections.append(protection)
         client, server = ends
         client.other, server.other = server, client
+        if isinstance(up, PipeLink) and isinstance(down, PipeLink):
+            server.source, client.source = up, down
         views[0].other, views[1].other = views[1], views[0]
         session = _Session((client, server), (views[0], views[1]), protections)
         self.sessions.append(session)

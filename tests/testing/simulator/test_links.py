@@ -182,6 +182,21 @@ def test_the_end_of_a_pipe_comes_behind_its_bytes() -> None:
     quiet_clock.run(1.0)  # nobody listens for the end
 
 
+def test_a_reader_that_does_not_read_makes_the_writer_wait() -> None:
+    clock, link, got = pipe(Link(latency=0.1, queue=5000))
+    link.hold(True)
+    clock.at(0.0, lambda: link.send(bytes(4000)))
+    clock.at(1.0, lambda: link.send(b"x" * 4000))
+    clock.run(5.0)
+    assert got == []
+    assert link.blocked
+    link.hold(False)
+    assert sum(len(data) for _, data in got) == 5000
+    clock.run(9.0)
+    assert b"".join(data for _, data in got) == bytes(4000) + b"x" * 4000
+    assert not link.blocked
+
+
 def test_a_blackhole_holds_a_pipe_back() -> None:
     clock, link, got = pipe(Link(latency=0.0, up=1.0, down=2.0))
     clock.at(1.5, lambda: link.send(b"held"))

@@ -65,6 +65,19 @@ def test_several_sessions_have_pipes_of_their_own() -> None:
     assert set(outcome.links) == {"up", "down", "up 1", "down 1", "up 2", "down 2"}
 
 
+def test_a_session_of_version_1_leaves_its_leg_unread() -> None:
+    plan = replace(PIPE, version=1, flows=(Flow(total=4_000_000, size=60_000, read_rate=400_000),))
+    world = World(plan, 1)
+    server = world.sessions[0].ends[1]
+    held: list[bool] = []
+    server.conn.hold = lambda on: (held.append(on), server.hold(on))
+    outcome = world.play()
+    assert outcome.ok
+    assert True in held
+    assert False in held
+    assert world.sessions[0].protections[0].version == 1
+
+
 def test_a_network_that_dies_is_noticed_by_those_who_wait() -> None:
     plan = replace(PIPE, flows=(Flow(sender="both", total=10_000_000),), cut=0.3, complete=False)
     world = World(plan, 1)
