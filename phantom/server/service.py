@@ -87,6 +87,8 @@ class Server:
         self._authorized = settings.authorized
         self._sessions: set[asyncio.Task[None]] = set()
         self._known: dict[PhantomSession, HybridVerifyingKey] = {}
+        self._suspects: set[PhantomSession] = set()  # whose client was missing at the last look
+        self._seen = 0  # version of the list then
         loop = asyncio.get_running_loop()
         self._accepting = loop.create_task(self._accept(), name="phantom-server-accept")
         self._watching = loop.create_task(self._watch(), name="phantom-server-watch")
@@ -141,19 +143,24 @@ class Server:
 
     async def _watch(self) -> None:
         """Ends the sessions of who was taken out of the list, with code 43 (surface §1.4)."""
-        authorized = self._authorized
-        if authorized is None:
-            return
-        version = authorized.version
-        while True:
+        while self._authorized is not None:
             await asyncio.sleep(_WATCH_EVERY)
-            authorized.refresh()
-            if version != authorized.version:
-                version = authorized.version
-                gone = [session for session, key in self._known.items() if not authorized.allows(key)]
-                if gone:
-                    logger.warning("ending the sessions of clients that are not authorised any more: %d", len(gone))
-                await asyncio.gather(*(session.disconnect(ClientAuthError.code, _REMOVED_GRACE) for session in gone))
+            gone = self._removed(self._authorized)
+            if gone:
+                logger.warning("ending the sessions of clients that are not authorised any more: %d", len(gone))
+            await asyncio.gather(*(session.disconnect(ClientAuthError.code, _REMOVED_GRACE) for session in gone))
+
+    def _removed(self, authorized: AuthorizedClients) -> list[PhantomSession]:
+        """Sessions whose client is not on the list, and was not at the last look either: an edit in place empties the
+        file for a moment."""
+        authorized.refresh()
+        if authorized.version == self._seen and not self._suspects:
+            return []
+        self._seen = authorized.version
+        missing = {session for session, key in self._known.items() if not authorized.allows(key)}
+        gone = missing & self._suspects
+        self._suspects = missing - gone
+        return list(gone)
 
     async def _accept(self) -> None:
         async for outcome in self._listener:

@@ -179,6 +179,29 @@ async def test_taking_an_identity_out_ends_its_running_sessions(
     assert "not authorised any more: 1" in caplog.text
 
 
+async def test_an_edit_in_place_ended_the_sessions_of_everybody(
+    key: HybridSigningKey, clients: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell that writes a file empties it first: who is back at the next look was never gone."""
+    monkeypatch.setattr(service, "_WATCH_EVERY", 3600.0)
+    with generate_signing_key() as alice:
+        name = alice.verifying_key().fingerprint()
+        clients.write_text(name)
+        authorized = AuthorizedClients.from_file(clients)
+        async with running(key, authorized=authorized) as server:
+            async with connect(server.urls[0], identity=alice) as session:
+                await session.send(b"x")
+                await session.recv(30)
+                clients.write_text("")
+                assert server._removed(authorized) == []
+                clients.write_text(name)
+                assert server._removed(authorized) == []
+                clients.write_text("")
+                assert server._removed(authorized) == []
+                assert [one.id for one in server._removed(authorized)] == [session.id]
+                assert server._removed(authorized) == []
+
+
 async def test_an_identity_taken_out_between_proof_and_handler_does_not_get_there(
     key: HybridSigningKey, clients: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
