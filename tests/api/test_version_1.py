@@ -88,7 +88,7 @@ async def test_messages_and_streams_over_tcp(server_key: Any) -> None:
         await serving
 
 
-@pytest.mark.parametrize("leg", ["memory", "tcp"])
+@pytest.mark.parametrize("leg", ["memory", "tcp", "ws"])
 async def test_a_reader_that_is_slow_stops_the_leg_and_nothing_is_lost(server_key: Any, leg: str) -> None:
     texts = [bytes([i]) * 400_000 for i in range(40)]
     listener = None
@@ -96,7 +96,7 @@ async def test_a_reader_that_is_slow_stops_the_leg_and_nothing_is_lost(server_ke
         both = await pair(server_key)
         client, server = both.client, both.server
     else:
-        listener = await phantom.listen("tcp://127.0.0.1:0", key=server_key, config=ACCEPTS)
+        listener = await phantom.listen(f"{leg}://127.0.0.1:0", key=server_key, config=ACCEPTS)
         client = await phantom.connect(listener.urls[0], config=OFFERS)
         server = (await listener.accept(PATIENCE)).session
     conn: Any = server._driver.conn  # type: ignore[union-attr]
