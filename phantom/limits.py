@@ -202,10 +202,13 @@ EVENT_QUEUE: Final = 256
 
 # --- sidecar (local; surface §15) -----------------------------------------------------------------------------------
 SIDECAR_TOKEN_LEN: Final = 32
+EXPORT_LENGTH: Final = 32  # bytes of keying material, unless asked otherwise
 SIDECAR_MESSAGE_CAP: Final = 1 * MiB  # data in one gRPC message
 SIDECAR_CHUNK: Final = 256 * KiB  # data in one frame of Exchange; fixed costs dominate below
 SIDECAR_CHUNK_MIN: Final = 64 * KiB  # no smaller frame while more is queued
 SIDECAR_WINDOW: Final = 4 * MiB  # credit of Exchange in each direction, and messages kept until acknowledged
+SIDECAR_STREAM_WINDOW: Final = 1 * MiB  # the same of one stream: there may be hundreds
+SIDECAR_STREAM_WINDOW_MIN: Final = 320 * KiB  # a piece that was read, and a little
 SIDECAR_STOP_GRACE: Final = 2.0  # s, calls in flight when the sidecar stops
 LEASE_GRACE: Final = 10.0  # s, from the end of its stream to the end of a lease
 LEASE_GRACE_MAX: Final = 60.0  # s
@@ -214,6 +217,7 @@ MAX_LEASES: Final = 64
 MAX_LEASE_SESSIONS: Final = 256
 MAX_LEASE_LISTENERS: Final = 16
 MAX_LEASE_KEYS: Final = 64
+MAX_LEASE_STREAMS: Final = 2048
 
 # --- event log (local) ----------------------------------------------------------------------------------------------
 QLOG_BUFFER: Final = 1 * MiB  # of one session's event log that waits for the disk

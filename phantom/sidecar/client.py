@@ -24,7 +24,9 @@ from typing import Any, Final, Protocol, Self, TypeVar
 import grpc.aio
 from grpc_health.v1 import health, health_pb2
 
-from phantom.api import connecting, identity, listener
+from phantom.api import connecting, listener
+from phantom.api import identity as identities
+from phantom.api.clients import ClientPolicy
 from phantom.api.connecting import Connecting
 from phantom.api.endpoint import Address
 from phantom.api.listener import Binding
@@ -41,18 +43,37 @@ from phantom.errors import (
 )
 from phantom.limits import SIDECAR_MESSAGE_CAP, KiB
 from phantom.sidecar import access
-from phantom.sidecar._generated.v1 import common_pb2, identity_pb2, listener_pb2, session_pb2, sidecar_pb2
+from phantom.sidecar._generated.v1 import (
+    common_pb2,
+    identity_pb2,
+    listener_pb2,
+    session_pb2,
+    sidecar_pb2,
+    stream_pb2,
+)
 from phantom.sidecar._generated.v1.identity_pb2_grpc import IdentityServiceStub
 from phantom.sidecar._generated.v1.listener_pb2_grpc import ListenerServiceStub
 from phantom.sidecar._generated.v1.session_pb2_grpc import SessionServiceStub
 from phantom.sidecar._generated.v1.sidecar_pb2_grpc import SidecarServiceStub
+from phantom.sidecar._generated.v1.stream_pb2_grpc import StreamServiceStub
 from phantom.sidecar.client_exchange import SidecarExchange
-from phantom.sidecar.client_listener import SidecarBinding, SidecarKey, SidecarListener
-from phantom.sidecar.client_session import SidecarConnecting, SidecarSession, time_limit
-from phantom.sidecar.convert import config_message, pin_messages
+from phantom.sidecar.client_keys import ANYBODY, SidecarKey
+from phantom.sidecar.client_listener import SidecarBinding, SidecarListener
+from phantom.sidecar.client_session import SidecarConnecting, SidecarSession
+from phantom.sidecar.client_stream import SidecarStream
+from phantom.sidecar.client_time import time_limit
+from phantom.sidecar.convert import config_message, pin_messages, policy_message
 from phantom.sidecar.status import from_rpc_error
 
-__all__ = ["Api", "SidecarClient", "SidecarExchange", "SidecarKey", "SidecarListener", "SidecarSession"]
+__all__ = [
+    "Api",
+    "SidecarClient",
+    "SidecarExchange",
+    "SidecarKey",
+    "SidecarListener",
+    "SidecarSession",
+    "SidecarStream",
+]
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -73,7 +94,13 @@ class Api(Protocol):
     """What a program needs that runs on either: the package ``phantom`` and an open :class:`SidecarClient` have it."""
 
     def connect(
-        self, target: str, pin: Pins | None = None, *, config: PhantomConfig | None = None, timeout: float | None = None
+        self,
+        target: str,
+        pin: Pins | None = None,
+        *,
+        identity: HybridSigningKey | None = None,
+        config: PhantomConfig | None = None,
+        timeout: float | None = None,
     ) -> Connecting:
         """See :func:`phantom.connect`."""
 
@@ -84,6 +111,7 @@ class Api(Protocol):
         pinned_key: Pins,
         *,
         leg: str = "tcp",
+        identity: HybridSigningKey | None = None,
         config: PhantomConfig | None = None,
         timeout: float | None = None,
     ) -> Connecting:
@@ -93,6 +121,7 @@ class Api(Protocol):
         self,
         *addresses: str,
         key: HybridSigningKey | None = None,
+        clients: ClientPolicy = ANYBODY,
         reuse_port: bool = False,
         config: PhantomConfig | None = None,
     ) -> Binding:
@@ -151,6 +180,7 @@ class SidecarClient:
         self.identity = IdentityServiceStub(channel)
         self.listener = ListenerServiceStub(channel)
         self.session = SessionServiceStub(channel)
+        self.stream = StreamServiceStub(channel)
         try:
             async with time_limit(timeout, f"the sidecar at {self.address} did not answer"):
                 request = sidecar_pb2.GetInfoRequest(contract_version=_CONTRACT_VERSION)
@@ -236,6 +266,11 @@ class SidecarClient:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    def release(self, request: stream_pb2.StreamServiceReleaseRequest) -> None:
+        """Frees the handle of a stream that nobody has any more."""
+        if self._channel is not None:
+            self.spawn(self.call(self.stream.Release, request))
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -328,14 +363,24 @@ class SidecarClient:
     # --- what it opens ------------------------------------------------------------------------------------------------
 
     def connect(
-        self, target: str, pin: Pins | None = None, *, config: PhantomConfig | None = None, timeout: float | None = None
+        self,
+        target: str,
+        pin: Pins | None = None,
+        *,
+        identity: HybridSigningKey | SidecarKey | None = None,
+        config: PhantomConfig | None = None,
+        timeout: float | None = None,
     ) -> SidecarConnecting:
-        """:func:`phantom.connect`, through the sidecar: arguments are checked here, and the rest when it is awaited."""
+        """:func:`phantom.connect`, through the sidecar: arguments are checked here, and the rest when it is awaited.
+
+        The seed of a HybridSigningKey is given to the sidecar, which keeps it until the session is there; a SidecarKey
+        never leaves the sidecar.
+        """
         connecting.connect(target, pin, config=config, timeout=timeout)
         request = session_pb2.ConnectRequest(target=target, pins=pin_messages(pin))
         if config is not None:
             request.config.CopyFrom(config_message(config))
-        return SidecarConnecting(self, request, config or PhantomConfig(), timeout)
+        return SidecarConnecting(self, request, identity, config or PhantomConfig(), timeout)
 
     def connect_pinned(
         self,
@@ -344,26 +389,31 @@ class SidecarClient:
         pinned_key: Pins,
         *,
         leg: str = "tcp",
+        identity: HybridSigningKey | SidecarKey | None = None,
         config: PhantomConfig | None = None,
         timeout: float | None = None,
     ) -> SidecarConnecting:
         """The same as :meth:`connect` to ``LEG://HOST:PORT`` with ``pinned_key``."""
-        return self.connect(Address(leg, host, port).url(), pinned_key, config=config, timeout=timeout)
+        return self.connect(
+            Address(leg, host, port).url(), pinned_key, identity=identity, config=config, timeout=timeout
+        )
 
     def listen(
         self,
         *addresses: str,
         key: HybridSigningKey | SidecarKey | None = None,
+        clients: ClientPolicy = ANYBODY,
         reuse_port: bool = False,
         config: PhantomConfig | None = None,
     ) -> SidecarBinding:
         """:func:`phantom.listen`, through the sidecar: arguments are checked here, and the rest when it is awaited.
 
         The seed of a HybridSigningKey is given to the sidecar, which keeps it as long as the listener lives; a
-        SidecarKey never leaves the sidecar.
+        SidecarKey never leaves the sidecar. A file of authorised clients is read by the sidecar; a function cannot
+        judge clients there (UnsupportedError).
         """
         listener.listen(*addresses, reuse_port=reuse_port, config=config)
-        request = listener_pb2.BindRequest(addresses=addresses, reuse_port=reuse_port)
+        request = listener_pb2.BindRequest(addresses=addresses, clients=policy_message(clients), reuse_port=reuse_port)
         if config is not None:
             request.config.CopyFrom(config_message(config))
         return SidecarBinding(self, request, key, config or PhantomConfig())
@@ -372,11 +422,11 @@ class SidecarClient:
 
     def generate_signing_key(self) -> HybridSigningKey:
         """:func:`phantom.generate_signing_key`: a key of this program. :meth:`generate_sidecar_key` makes the other."""
-        return identity.generate_signing_key()
+        return identities.generate_signing_key()
 
     def verifying_key_from_signing_key(self, seed: bytes | bytearray | memoryview) -> bytes:
         """:func:`phantom.verifying_key_from_signing_key`."""
-        return identity.verifying_key_from_signing_key(seed)
+        return identities.verifying_key_from_signing_key(seed)
 
     async def generate_sidecar_key(self, timeout: float | None = 10.0) -> SidecarKey:
         """A new signing key that stays inside the sidecar."""

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from phantom import limits
+from phantom.api.clients import ClientPolicy
 from phantom.api.endpoint import parse_address
 from phantom.api.listener import AcceptOutcome, Binding, PhantomListener
 from phantom.config import PhantomConfig
-from phantom.crypto.hybrid_sign import HybridSigningKey, HybridVerifyingKey
+from phantom.crypto.hybrid_sign import HybridSigningKey
 from phantom.crypto.rng import RngProvider
-from phantom.crypto.wipe import wipe
 from phantom.errors import ConnectionClosedError, PhantomError, SessionNotFoundError, UnsupportedError
 from phantom.observability.metrics import MetricsSnapshot
 from phantom.runtime import Runtime
 from phantom.sidecar._generated.v1 import listener_pb2
-from phantom.sidecar.client_session import SidecarSession, time_limit
+from phantom.sidecar.client_keys import ANYBODY, SidecarKey, lent
+from phantom.sidecar.client_session import SidecarSession
+from phantom.sidecar.client_time import time_limit
 from phantom.sidecar.convert import metrics_of
 
 if TYPE_CHECKING:
@@ -28,22 +29,10 @@ if TYPE_CHECKING:
     from phantom.transport.handshake.gate import Source
     from phantom.transport.legs.base import Leg
 
-__all__ = ["SidecarBinding", "SidecarKey", "SidecarListener"]
+__all__ = ["SidecarBinding", "SidecarListener"]
 
 _SHUT_DOWN = "the listener was shut down"
 _HERE = "a listener of the sidecar is made by `listen` of its client"
-
-
-@dataclass(frozen=True, slots=True)
-class SidecarKey:
-    """A signing key that the sidecar keeps: this program has its handle and its public half."""
-
-    handle: int
-    public: HybridVerifyingKey
-
-    def verifying_key(self) -> HybridVerifyingKey:
-        """The public half, as that of :class:`HybridSigningKey`."""
-        return self.public
 
 
 class SidecarListener(PhantomListener):
@@ -74,6 +63,7 @@ class SidecarListener(PhantomListener):
         cls,
         *addresses: str,
         key: HybridSigningKey | None = None,
+        clients: ClientPolicy = ANYBODY,
         reuse_port: bool = False,
         config: PhantomConfig | None = None,
         runtime: Runtime | None = None,
@@ -88,6 +78,7 @@ class SidecarListener(PhantomListener):
         address: str,
         key: HybridSigningKey,
         *,
+        clients: ClientPolicy = ANYBODY,
         reuse_port: bool = False,
         config: PhantomConfig | None = None,
         runtime: Runtime | None = None,
@@ -140,7 +131,7 @@ class SidecarListener(PhantomListener):
             self._taken = accepted.seq
             session = SidecarSession(self._client, accepted.session, self._config)
             self._opened.add(session)
-            return AcceptOutcome(session, session.peer_addr)
+            return AcceptOutcome(session, session.peer_addr, session.peer_identity())
 
     def serve_leg(self, leg: Leg, source: Source, peer_addr: str) -> None:
         """UnsupportedError: the sidecar accepts its legs itself."""
@@ -204,17 +195,8 @@ class SidecarBinding(Binding):
         return listener
 
     async def _bind(self) -> SidecarListener:
-        if not isinstance(self._given, HybridSigningKey):
-            return await self._bind_with(self._given)
-        seed = self._given.to_bytes()
-        try:
-            key = await self._client.import_sidecar_key(seed)
-        finally:
-            wipe(seed)
-        try:
+        async with lent(self._client, self._given) as key:
             return await self._bind_with(key)
-        finally:
-            await self._client.drop_sidecar_key(key)  # the listener has its own copy
 
     async def _bind_with(self, key: SidecarKey | None) -> SidecarListener:
         client, request = self._client, self._request

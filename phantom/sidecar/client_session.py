@@ -7,8 +7,8 @@ state, every answer that carries a session refreshes the rest, and asking for a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager
+from collections.abc import Generator
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
@@ -17,8 +17,10 @@ import grpc.aio
 from phantom import limits
 from phantom.api.connecting import Connecting
 from phantom.api.session import BytesLike, HandshakeInfo, Negotiated, PhantomSession
+from phantom.api.stream import check_priority, own
 from phantom.config import PhantomConfig
-from phantom.crypto.hybrid_sign import HybridVerifyingKey
+from phantom.crypto.hybrid_sign import HybridSigningKey, HybridVerifyingKey
+from phantom.crypto.kdf import MAX_EXPORT_LEN
 from phantom.crypto.pins import Pins
 from phantom.crypto.rng import RngProvider
 from phantom.errors import (
@@ -34,19 +36,22 @@ from phantom.errors import (
 from phantom.limits import SIDECAR_MESSAGE_CAP
 from phantom.observability.metrics import MetricsSnapshot
 from phantom.runtime import AsyncioRuntime, Runtime
-from phantom.sidecar._generated.v1 import session_pb2
+from phantom.sidecar._generated.v1 import session_pb2, stream_pb2
 from phantom.sidecar._generated.v1.errors_pb2 import ErrorDetail
 from phantom.sidecar.client_exchange import SidecarExchange
+from phantom.sidecar.client_keys import SidecarKey, lent
+from phantom.sidecar.client_stream import SidecarStream
+from phantom.sidecar.client_time import time_limit
 from phantom.sidecar.convert import duration, handshake_of, metrics_of, negotiated_of, state_of
 from phantom.sidecar.status import TRAILER, from_detail, from_rpc_error
 from phantom.transport.legs.base import SessionTransport
-from phantom.transport.session.events import StateChanged
+from phantom.transport.session.events import Rekeyed, StateChanged
 from phantom.transport.session.states import ConnectionState
 
 if TYPE_CHECKING:
     from phantom.sidecar.client import SidecarClient
 
-__all__ = ["SidecarConnecting", "SidecarSession", "time_limit"]
+__all__ = ["SidecarConnecting", "SidecarSession"]
 
 _MARGIN: Final = 2.0  # s that the sidecar has to say how a call ended whose limit it keeps itself
 _FINAL: Final = (ConnectionState.FAILED, ConnectionState.CLOSED, ConnectionState.DEAD)
@@ -59,16 +64,19 @@ class SidecarSession(PhantomSession):
     """
 
     __slots__ = (
+        "_accepting",
         "_client",
         "_cost",
         "_ending",
         "_lost",
         "_metrics",
         "_negotiated",
+        "_openings",
         "_queued",
         "_receiving",
         "_refreshing",
         "_sending",
+        "_streams_taken",
         "_watching",
         "received",
         "ref",
@@ -86,9 +94,13 @@ class SidecarSession(PhantomSession):
         if session.HasField("peer_identity"):
             self._peer_key = HybridVerifyingKey.from_bytes(session.peer_identity.key)
         self._metrics = MetricsSnapshot()
+        self._negotiated: Negotiated = negotiated_of(session.negotiated)
         self._learn(session)
         self._receiving = asyncio.Lock()
         self._sending = asyncio.Lock()
+        self._accepting = asyncio.Lock()
+        self._openings = 0  # numbers of Opens
+        self._streams_taken = 0  # the number of the last stream of the peer
         self._lost: PhantomError | None = None
         self._ending: asyncio.Task[bool] | None = None
         self._refreshing: asyncio.Task[None] | None = None
@@ -107,6 +119,11 @@ class SidecarSession(PhantomSession):
     ) -> PhantomSession:
         """UnsupportedError: the sidecar opens its transports itself."""
         raise UnsupportedError("a transport of this program cannot be used by the sidecar; connect by address")
+
+    @property
+    def client(self) -> SidecarClient:
+        """Whose session it is."""
+        return self._client
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -145,7 +162,7 @@ class SidecarSession(PhantomSession):
             try:
                 self._learn((await self._client.call(self._client.session.AwaitReady, request)).session)
             except PhantomError as error:
-                raise await self._reason(error) from None
+                raise await self.reason(error) from None
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -155,7 +172,7 @@ class SidecarSession(PhantomSession):
         Errors as those of :meth:`PhantomSession.send`. A call that is out of time has nothing queued that will still
         be sent, unless the sidecar took the message at that very moment; one that is cancelled may have sent it or not.
         """
-        payload = data if type(data) is bytes else self._own(data)
+        payload = data if type(data) is bytes else own(data)
         most = max(limits.MAX_MESSAGE, self._config.max_message)
         if len(payload) > most:
             raise ValidationError(f"the message has {len(payload)} bytes; the limit is {most}")
@@ -163,7 +180,7 @@ class SidecarSession(PhantomSession):
             async with time_limit(timeout, "the sidecar did not confirm the message"), self._sending:
                 await self._send(payload)
         except PhantomTimeoutError:
-            await self._overtaken()
+            await self.overtaken()
             raise
 
     async def _send(self, payload: bytes) -> None:
@@ -175,9 +192,9 @@ class SidecarSession(PhantomSession):
                 request = session_pb2.SendRequest(session=self.ref, data=payload)
                 self._queued = (await self._client.call(self._client.session.Send, request)).queued
         except PhantomError as error:
-            raise await self._reason(error) from None
+            raise await self.reason(error) from None
 
-    async def _overtaken(self) -> None:
+    async def overtaken(self) -> None:
         """Returns when the sidecar has heard of what was cancelled before: from then on it no longer tries to send."""
         request = session_pb2.GetRequest(session=self.ref)
         try:
@@ -199,7 +216,7 @@ class SidecarSession(PhantomSession):
                 async with self.exchange() as exchange:
                     return await exchange.recv()
             except PhantomError as error:
-                raise await self._reason(error) from None
+                raise await self.reason(error) from None
             self.received = message.seq
             return message.data
 
@@ -217,7 +234,75 @@ class SidecarSession(PhantomSession):
             try:
                 return (await self._client.call(self._client.session.Flush, request)).acknowledged
             except PhantomError as error:
-                raise await self._reason(error) from None
+                raise await self.reason(error) from None
+
+    # --- streams ------------------------------------------------------------------------------------------------------
+
+    async def open_stream(self, *, priority: int = 0, wait: bool = True, timeout: float | None = None) -> SidecarStream:
+        """A new stream. Errors as those of :meth:`PhantomSession.open_stream`."""
+        self._openings += 1
+        request = stream_pb2.StreamServiceOpenRequest(
+            session=self.ref, priority=check_priority(priority), no_wait=not wait, opening=self._openings
+        )
+        try:
+            async with time_limit(timeout, "no stream could be opened"):
+                reply = await self._client.call(self._client.stream.Open, request)
+        except PhantomTimeoutError:
+            self._give_up(request.opening)
+            raise
+        except PhantomError as error:
+            raise await self.reason(error) from None
+        except asyncio.CancelledError:
+            self._give_up(request.opening)
+            raise
+        return SidecarStream(self, reply.stream)
+
+    def _give_up(self, opening: int) -> None:
+        """The answer to an Open never came, but the stream may be open, or be opened yet."""
+        self._client.release(stream_pb2.StreamServiceReleaseRequest(session=self.ref, opening=opening))
+
+    async def accept_stream(self, timeout: float | None = None) -> SidecarStream:
+        """The next stream that the peer opened. A call that is cancelled or out of time loses none."""
+        async with time_limit(timeout, "the peer opened no stream"), self._accepting:
+            request = stream_pb2.StreamServiceAcceptRequest(session=self.ref, ack=self._streams_taken)
+            try:
+                accepted = (await self._client.call(self._client.stream.Accept, request)).accepted
+            except PhantomError as error:
+                raise await self.reason(error) from None
+            self._streams_taken = accepted.seq
+            return SidecarStream(self, accepted.stream)
+
+    # --- keys ---------------------------------------------------------------------------------------------------------
+
+    async def rekey(self, timeout: float | None = None) -> int:
+        """Changes the keys of both directions; the new epoch."""
+        async with time_limit(timeout, "the keys could not be changed"):
+            try:
+                reply = await self._client.call(self._client.session.Rekey, session_pb2.RekeyRequest(session=self.ref))
+            except PhantomError as error:
+                raise await self.reason(error) from None
+        self._negotiated = replace(self._negotiated, epoch=max(self._negotiated.epoch, reply.epoch))
+        return reply.epoch
+
+    def export_keying_material(self, label: str, length: int = limits.EXPORT_LENGTH) -> bytes:
+        """UnsupportedError: the sidecar has the key, and asking it takes an ``await`` of :meth:`keying_material`."""
+        raise UnsupportedError("the sidecar has the key of this session; use `await session.keying_material(label)`")
+
+    async def keying_material(
+        self, label: str, length: int = limits.EXPORT_LENGTH, timeout: float | None = 10.0
+    ) -> bytes:
+        """What :meth:`PhantomSession.export_keying_material` gives, from the sidecar."""
+        if not isinstance(label, str):
+            raise ValidationError(f"a label is text, not {type(label).__name__}")
+        if not 1 <= length <= MAX_EXPORT_LEN:
+            raise ValidationError(f"keying material has 1 to {MAX_EXPORT_LEN} bytes, not {length}")
+        request = session_pb2.ExportKeyingMaterialRequest(session=self.ref, label=label, length=length)
+        try:
+            return (
+                await self._client.call(self._client.session.ExportKeyingMaterial, request, timeout)
+            ).keying_material
+        except PhantomError as error:
+            raise await self.reason(error) from None
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -311,8 +396,14 @@ class SidecarSession(PhantomSession):
         call = client.session.WatchEvents(session_pb2.WatchEventsRequest(session=self.ref), metadata=client.metadata)
         try:
             async for answer in call:
-                changed = answer.event.state_changed
-                await self._enter(state_of(changed.state), changed.reason)
+                kind = answer.event.WhichOneof("event")
+                if kind == "state_changed":
+                    changed = answer.event.state_changed
+                    await self._enter(state_of(changed.state), changed.reason)
+                elif kind == "rekeyed":
+                    rekeyed = answer.event.rekeyed
+                    self._negotiated = replace(self._negotiated, epoch=rekeyed.epoch)
+                    self._tell(Rekeyed(rekeyed.epoch, rekeyed.by_peer, rekeyed.reason))
         except grpc.aio.AioRpcError as failed:
             error = from_rpc_error(failed, client.address)
             if isinstance(error, SessionNotFoundError):
@@ -339,8 +430,8 @@ class SidecarSession(PhantomSession):
         self._learn(session)
         return state_of(session.state) in _FINAL
 
-    async def _reason(self, error: PhantomError) -> PhantomError:
-        """The error for the caller, once the state says so too."""
+    async def reason(self, error: PhantomError) -> PhantomError:
+        """For streams, too: the error for the caller, once the state says so too."""
         if await self._is_over():
             await asyncio.wait([self._watching])
         if isinstance(error, SessionNotFoundError):
@@ -351,13 +442,19 @@ class SidecarSession(PhantomSession):
 class SidecarConnecting(Connecting):
     """A connect through the sidecar that has not begun: ``await`` it for the session, or ``async with`` it."""
 
-    __slots__ = ("_client", "_request")
+    __slots__ = ("_client", "_given", "_request")
 
     def __init__(
-        self, client: SidecarClient, request: session_pb2.ConnectRequest, config: PhantomConfig, timeout: float | None
+        self,
+        client: SidecarClient,
+        request: session_pb2.ConnectRequest,
+        identity: HybridSigningKey | SidecarKey | None,
+        config: PhantomConfig,
+        timeout: float | None,
     ) -> None:
         """For :meth:`SidecarClient.connect`."""
         self._client = client
+        self._given = identity
         self._request = request
         self._config = config
         self._session: PhantomSession | None = None
@@ -374,18 +471,8 @@ class SidecarConnecting(Connecting):
         client, request = self._client, self._request
         request.lease_id = client.lease_id
         request.timeout.CopyFrom(duration(self._timeout))
-        reply = await client.call(client.session.Connect, request, self._timeout + _MARGIN)
+        async with lent(client, self._given) as identity:
+            if identity is not None:
+                request.identity.handle = identity.handle
+            reply = await client.call(client.session.Connect, request, self._timeout + _MARGIN)
         return SidecarSession(client, reply.session, self._config)
-
-
-@asynccontextmanager
-async def time_limit(timeout: float | None, what: str) -> AsyncGenerator[None, None]:
-    """Ends the block after ``timeout`` seconds with PhantomTimeoutError saying ``what`` did not happen."""
-    limit = asyncio.timeout(timeout)
-    try:
-        async with limit:
-            yield
-    except TimeoutError:
-        if not limit.expired():
-            raise  # one of the sidecar's own
-        raise PhantomTimeoutError(f"{what} within {timeout:g} s") from None

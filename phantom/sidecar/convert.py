@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import PurePath
 from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
 
+from phantom.api.clients import AuthorizedClients, ClientPolicy
 from phantom.api.session import HandshakeInfo, Negotiated, PhantomSession
 from phantom.config import PhantomConfig
 from phantom.crypto.aead import CipherSuite
 from phantom.crypto.hybrid_sign import HybridVerifyingKey
 from phantom.crypto.pins import Pins
-from phantom.errors import ConfigError, ValidationError
+from phantom.errors import ConfigError, UnsupportedError, ValidationError
 from phantom.observability.metrics import MetricsSnapshot
-from phantom.sidecar._generated.v1 import common_pb2, session_pb2
+from phantom.sidecar._generated.v1 import common_pb2, listener_pb2, session_pb2
 from phantom.sidecar.handles import SessionHandle
 from phantom.sidecar.status import to_detail
+from phantom.transport.session.client_auth import ClientAuthPolicy
 from phantom.transport.session.states import ConnectionState
 
 __all__ = [
@@ -28,6 +31,8 @@ __all__ = [
     "metrics_of",
     "negotiated_of",
     "pins_of",
+    "policy_message",
+    "policy_of",
     "seconds",
     "session_message",
     "state_of",
@@ -51,6 +56,12 @@ _CHOICES: Final[dict[str, tuple[dict[Any, str], str]]] = {
     "suite": (_SUITES, "cipher suite"),
     "cookie": (_COOKIES, "cookie policy"),
     "padding": (_PADDING, "padding policy"),
+}
+_POLICIES: Final = {
+    listener_pb2.CLIENT_AUTHENTICATION_UNSPECIFIED: ClientAuthPolicy.NONE,
+    listener_pb2.CLIENT_AUTHENTICATION_NONE: ClientAuthPolicy.NONE,
+    listener_pb2.CLIENT_AUTHENTICATION_OPTIONAL: ClientAuthPolicy.OPTIONAL,
+    listener_pb2.CLIENT_AUTHENTICATION_REQUIRED: ClientAuthPolicy.REQUIRED,
 }
 _LEGS: Final = {"tcp": common_pb2.LEG_TCP}
 
@@ -149,6 +160,38 @@ def pins_of(messages: Sequence[common_pb2.Pin]) -> list[str | bytes] | None:
             raise ConfigError("a pin has neither a key nor a fingerprint")
         pins.append(message.key if message.WhichOneof("pin") == "key" else message.fingerprint)
     return pins or None
+
+
+def policy_of(message: listener_pb2.ClientPolicy) -> ClientPolicy:
+    """Which clients a listener takes; reads the file of authorised clients. ConfigError, ValidationError."""
+    kind = _known(_POLICIES, message.authentication, "client authentication")
+    if kind is not ClientAuthPolicy.REQUIRED:
+        if message.authorized or message.authorized_file:
+            raise ConfigError("authorised clients go with a required identity only")
+        return ClientPolicy(kind)
+    if bool(message.authorized) == bool(message.authorized_file):
+        raise ConfigError("a required identity needs either pins of authorised clients or a file of them")
+    if message.authorized_file:
+        if not PurePath(message.authorized_file).is_absolute():
+            raise ValidationError("the path of a file of authorised clients must be absolute")
+        return ClientPolicy.required(AuthorizedClients.from_file(message.authorized_file))
+    return ClientPolicy.required(AuthorizedClients.from_pins(pins_of(message.authorized) or ()))
+
+
+def policy_message(policy: ClientPolicy) -> listener_pb2.ClientPolicy:
+    """The inverse of :func:`policy_of`; UnsupportedError for a function, which cannot go elsewhere."""
+    message = listener_pb2.ClientPolicy(
+        authentication=next(key for key, kind in _POLICIES.items() if key and kind is policy.kind)
+    )
+    clients = policy.authorized
+    if isinstance(clients, AuthorizedClients):
+        if clients.path is not None:
+            message.authorized_file = str(clients.path.absolute())
+        else:
+            message.authorized.extend(common_pb2.Pin(fingerprint=text) for text in clients.fingerprints())
+    elif clients is not None:
+        raise UnsupportedError("a function cannot judge clients in the sidecar; give it a list or a file of them")
+    return message
 
 
 def verifying_key(key: HybridVerifyingKey) -> common_pb2.VerifyingKey:

@@ -1,79 +1,118 @@
-"""The sidecar's side of Exchange: messages of any size both ways, each way within the credit the other granted.
+"""The sidecar's side of both kinds of Exchange: messages of any size, or the bytes of a stream, both ways.
+
+Each way goes within the credit that the other side granted.
 
 gRPC bounds what is under way on a connection, not what a side takes in, so the bound is here: at most 4 MiB of chunks
-wait for the session, and at most 4 MiB and one message for the client. The frames of the client are always read at
-once: a sender that waits for the session must not keep credits from a receiver that waits for them.
+(1 MiB for a stream) wait for the session, and at most as much and one message for the client. The frames of the client
+are always read at once: a sender that waits for the session must not keep credits from a receiver that waits for them.
 """
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
-from phantom.errors import ValidationError
-from phantom.limits import ITEM_OVERHEAD, SIDECAR_CHUNK, SIDECAR_CHUNK_MIN, SIDECAR_MESSAGE_CAP, SIDECAR_WINDOW
-from phantom.sidecar._generated.v1.session_pb2 import ExchangeOpen, ExchangeRequest, ExchangeResponse
-from phantom.sidecar.handles import SessionHandle
+from phantom.errors import StreamClosedError, ValidationError
+from phantom.limits import (
+    ITEM_OVERHEAD,
+    SIDECAR_CHUNK,
+    SIDECAR_CHUNK_MIN,
+    SIDECAR_MESSAGE_CAP,
+    SIDECAR_STREAM_WINDOW,
+    SIDECAR_STREAM_WINDOW_MIN,
+    SIDECAR_WINDOW,
+)
+from phantom.sidecar._generated.v1.session_pb2 import Chunk, ExchangeOpen, ExchangeResponse
+from phantom.sidecar._generated.v1.stream_pb2 import (
+    StreamChunk,
+    StreamExchangeOpen,
+    StreamServiceExchangeResponse,
+)
+from phantom.sidecar.handles import SessionHandle, StreamHandle
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "StreamExchange"]
 
-_GRANT = SIDECAR_WINDOW // 4
+_Handle = TypeVar("_Handle", bound=SessionHandle | StreamHandle)
 
 
-class Exchange:
-    """One call of Exchange, after its first frame ``opening``."""
+class _Duplex(ABC, Generic[_Handle]):
+    """One call, after its first frame ``opening``. Its kinds say what a chunk is, and where its bytes go."""
+
+    window: ClassVar[int]
+    """Bytes of credit, both ways; the client may begin with less, ``window_min`` at least."""
+    window_min: ClassVar[int]
 
     def __init__(
-        self, handle: SessionHandle, opening: ExchangeOpen, write: Callable[[ExchangeResponse], Awaitable[None]]
+        self,
+        handle: _Handle,
+        opening: ExchangeOpen | StreamExchangeOpen,
+        write: Callable[[Any], Awaitable[None]],
+        response: type[ExchangeResponse | StreamServiceExchangeResponse],
     ) -> None:
-        if opening.window and not 2 * SIDECAR_CHUNK_MIN <= opening.window <= SIDECAR_WINDOW:
-            raise ValidationError(
-                f"the window is {2 * SIDECAR_CHUNK_MIN} to {SIDECAR_WINDOW} bytes, not {opening.window}"
-            )
+        if opening.window and not self.window_min <= opening.window <= self.window:
+            raise ValidationError(f"the window is {self.window_min} to {self.window} bytes, not {opening.window}")
         self._handle = handle
         self._send_only = opening.send_only
         self._acked = opening.ack
+        self._response = response
         self._write_frame = write
         self._writing = asyncio.Lock()
         self.whole = True  # no write was cut off: another frame may follow
-        self._credit = opening.window or SIDECAR_WINDOW  # bytes of chunks that this side may send
+        self._credit = opening.window or self.window  # bytes of chunks that this side may send
         self._credited = asyncio.Event()
-        self._allowed = SIDECAR_WINDOW  # bytes of chunks that the client may send
-        self._arrived: asyncio.Queue[tuple[bytes, bool] | None] = asyncio.Queue()  # None: a credit is due
+        self._allowed = self.window  # bytes of chunks that the client may send
+        self._arrived: asyncio.Queue[Any] = asyncio.Queue()  # bytes and a mark; None: a credit is due
         self._asked = self._ended = False
+        self._taken = self._owed = 0  # chunks or messages that the session took; credit for them
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # the client sends no more
 
-    async def run(self, requests: AsyncIterator[ExchangeRequest]) -> None:
-        """Serves the call: returns when a client that only sends has sent everything, else raises what ended it."""
+    async def run(self, requests: AsyncIterator[Any]) -> None:
+        """Serves the call: returns when both directions have ended as far as they can, else raises what ended it."""
         jobs: list[Coroutine[Any, Any, None]] = [self._read(requests), self._send()]
         if not self._send_only:
             jobs.append(self._deliver())
         tasks = [asyncio.ensure_future(job) for job in jobs]
+        awaited: set[asyncio.Future[None]] = {self._over, *tasks[2:]}
+        pending: set[asyncio.Future[None]] = {self._over, *tasks}
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
+            while awaited & pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, requests: AsyncIterator[ExchangeRequest]) -> None:
+    @abstractmethod
+    def _check(self, chunk: Any, data: bytes) -> object:
+        """The mark that stays with the data of a chunk; ValidationError for a chunk that cannot be."""
+
+    @abstractmethod
+    async def _take(self, data: bytes, mark: Any) -> None:
+        """Hands the data of a chunk on; counts what was taken."""
+
+    @abstractmethod
+    async def _deliver(self) -> None:
+        """Cuts what the session gives into chunks, as credit allows."""
+
+    async def _read(self, requests: AsyncIterator[Any]) -> None:
         async for request in requests:
             kind = request.frame.WhichOneof("frame")
             if kind == "chunk":
-                data, more = request.frame.chunk.data, request.frame.chunk.more  # protobuf copies at each look
+                chunk = request.frame.chunk
+                data = chunk.data  # protobuf copies at each look
                 self._allowed -= len(data) + ITEM_OVERHEAD
                 if self._allowed < 0 or len(data) > SIDECAR_MESSAGE_CAP:
                     raise ValidationError("a chunk exceeds the credit that was granted, or 1 MiB")
-                if more and not data:
-                    raise ValidationError("a chunk that is not the last of its message is empty")
-                self._arrived.put_nowait((data, more))
+                self._arrived.put_nowait((data, self._check(chunk, data)))
             elif kind == "credit":
                 credit = request.frame.credit
                 self._credit += credit.bytes
-                if self._credit > SIDECAR_WINDOW:
-                    raise ValidationError(f"more than {SIDECAR_WINDOW} bytes of credit were granted")
+                if self._credit > self.window:
+                    raise ValidationError(f"more than {self.window} bytes of credit were granted")
                 if not self._send_only:
                     self._handle.inbox.ack(credit.ack)
                 self._credited.set()
@@ -86,42 +125,78 @@ class Exchange:
         self._arrived.put_nowait(None)
 
     async def _send(self) -> None:
-        """Puts chunks together and hands messages to the session; credit comes back as they are taken."""
-        parts: list[bytes] = []
-        size = taken = owed = 0
+        """Hands on what arrived; credit comes back as it is taken."""
         while True:
             chunk = await self._arrived.get()
             if chunk is None:
                 self._asked = False
-                await self._grant(owed, taken)
-                owed = 0
+                await self._grant()
                 if self._ended and self._arrived.empty():
+                    self._end()
                     return
                 continue
-            data, more = chunk
-            size += len(data)
-            if size > self._handle.max_message:
-                raise ValidationError(f"a message has more than {self._handle.max_message} bytes")
-            parts.append(data)
-            if not more:
-                await self._handle.session.send(b"".join(parts) if len(parts) > 1 else data)
-                parts.clear()
-                size = 0
-                taken += 1
-            owed += len(data) + ITEM_OVERHEAD
-            if owed >= _GRANT:
-                await self._grant(owed, taken)
-                owed = 0
+            data, mark = chunk
+            self._owed += len(data) + ITEM_OVERHEAD
+            await self._take(data, mark)
+            if self._owed >= self.window // 4:
+                await self._grant()
 
-    async def _grant(self, size: int, taken: int) -> None:
+    def _end(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    async def _grant(self) -> None:
+        size, self._owed = self._owed, 0
         self._allowed += size
-        response = ExchangeResponse()
+        response = self._response()
         response.frame.credit.bytes = size
-        response.frame.credit.ack = taken
+        response.frame.credit.ack = self._taken
         await self._write(response)
 
+    async def _affords(self, least: int) -> None:
+        """Returns when a chunk of ``least`` bytes may be sent."""
+        while self._credit < least + ITEM_OVERHEAD:
+            self._credited.clear()
+            await self._credited.wait()
+
+    async def _write(self, response: object) -> None:
+        async with self._writing:
+            self.whole = False
+            await self._write_frame(response)
+            self.whole = True
+
+
+class Exchange(_Duplex[SessionHandle]):
+    """Messages of a session."""
+
+    window = SIDECAR_WINDOW
+    window_min = 2 * SIDECAR_CHUNK_MIN
+
+    def __init__(
+        self, handle: SessionHandle, opening: ExchangeOpen, write: Callable[[ExchangeResponse], Awaitable[None]]
+    ) -> None:
+        super().__init__(handle, opening, write, ExchangeResponse)
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def _check(self, chunk: Chunk, data: bytes) -> bool:
+        if chunk.more and not data:
+            raise ValidationError("a chunk that is not the last of its message is empty")
+        return chunk.more
+
+    async def _take(self, data: bytes, mark: Any) -> None:
+        """Puts chunks together and hands messages to the session."""
+        self._size += len(data)
+        if self._size > self._handle.max_message:
+            raise ValidationError(f"a message has more than {self._handle.max_message} bytes")
+        self._parts.append(data)
+        if not mark:
+            await self._handle.session.send(b"".join(self._parts) if len(self._parts) > 1 else data)
+            self._parts.clear()
+            self._size = 0
+            self._taken += 1
+
     async def _deliver(self) -> None:
-        """Cuts messages of the session into chunks, as credit allows."""
         inbox = self._handle.inbox
         after = inbox.ack(self._acked)
         while True:
@@ -130,9 +205,7 @@ class Exchange:
             at = 0
             while True:
                 rest = len(message) - at
-                while self._credit < min(rest, SIDECAR_CHUNK_MIN) + ITEM_OVERHEAD:
-                    self._credited.clear()
-                    await self._credited.wait()
+                await self._affords(min(rest, SIDECAR_CHUNK_MIN))
                 size = min(rest, SIDECAR_CHUNK, self._credit - ITEM_OVERHEAD)
                 self._credit -= size + ITEM_OVERHEAD
                 data = message if size == len(message) else message[at : at + size]
@@ -147,8 +220,55 @@ class Exchange:
                 if not more:
                     break
 
-    async def _write(self, response: ExchangeResponse) -> None:
-        async with self._writing:
-            self.whole = False
-            await self._write_frame(response)
-            self.whole = True
+
+class StreamExchange(_Duplex[StreamHandle]):
+    """The bytes of a stream."""
+
+    window = SIDECAR_STREAM_WINDOW
+    window_min = SIDECAR_STREAM_WINDOW_MIN
+
+    def __init__(
+        self,
+        handle: StreamHandle,
+        opening: StreamExchangeOpen,
+        write: Callable[[StreamServiceExchangeResponse], Awaitable[None]],
+    ) -> None:
+        super().__init__(handle, opening, write, StreamServiceExchangeResponse)
+        self._last = False  # end_of_stream came
+
+    def _check(self, chunk: StreamChunk, data: bytes) -> tuple[bool, bool]:
+        if self._last:
+            raise StreamClosedError("a chunk came behind the end of the stream")
+        self._last = chunk.end_of_stream
+        return chunk.unreliable, chunk.end_of_stream
+
+    async def _take(self, data: bytes, mark: Any) -> None:
+        """Sends the bytes, and ends the half behind the last."""
+        unreliable, last = mark
+        if unreliable:
+            await self._handle.stream.send_unreliable(data)
+        elif data:
+            await self._handle.stream.send_reliable(data)
+        self._taken += 1
+        if last:
+            await self._handle.finish()
+            await self._grant()
+            self._end()
+
+    async def _deliver(self) -> None:
+        inbox = self._handle.inbox
+        after = inbox.ack(self._acked)
+        while True:
+            piece = await inbox.get(after)
+            after += 1
+            data = piece or b""
+            await self._affords(len(data))
+            self._credit -= len(data) + ITEM_OVERHEAD
+            response = StreamServiceExchangeResponse()
+            chunk = response.frame.chunk
+            chunk.data = data
+            chunk.end_of_stream = piece is None
+            chunk.seq = after
+            await self._write(response)
+            if piece is None:
+                return

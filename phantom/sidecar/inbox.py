@@ -1,7 +1,7 @@
-"""Messages of a session that its client has not acknowledged yet (surface §15).
+"""What a session or a stream gave and its client has not acknowledged yet (surface §15).
 
-A message leaves the session once and is kept here until the client names its number, so a call that is cancelled, or a
-connection that breaks after the answer was written, loses nothing.
+A message, or a piece of a stream, leaves it once and is kept here until the client names its number, so a call that is
+cancelled, or a connection that breaks after the answer was written, loses nothing.
 """
 
 from __future__ import annotations
@@ -9,21 +9,28 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
 
 from phantom.errors import ValidationError
 from phantom.limits import ITEM_OVERHEAD, SIDECAR_WINDOW
 
 __all__ = ["Inbox"]
 
+_T = TypeVar("_T", bound=bytes | None)
 
-class Inbox:
-    """Numbers from 1 what ``receive`` gives. One task at a time may wait in :meth:`get`."""
 
-    __slots__ = ("_acked", "_bytes", "_kept", "_receive", "_room")
+class Inbox(Generic[_T]):
+    """Numbers from 1 what ``receive`` gives, and keeps ``most`` bytes of it and no more than one further thing.
 
-    def __init__(self, receive: Callable[[], Awaitable[bytes]]) -> None:
+    None is the end of a stream. One task at a time may wait in :meth:`get`.
+    """
+
+    __slots__ = ("_acked", "_bytes", "_kept", "_most", "_receive", "_room")
+
+    def __init__(self, receive: Callable[[], Awaitable[_T]], most: int = SIDECAR_WINDOW) -> None:
         self._receive = receive
-        self._kept: deque[bytes] = deque()
+        self._most = most
+        self._kept: deque[_T] = deque()
         self._acked = 0  # the kept ones are _acked + 1, _acked + 2 ...
         self._bytes = 0
         self._room = asyncio.Event()
@@ -35,28 +42,30 @@ class Inbox:
         ValidationError for a number that was never given.
         """
         if seq > self._acked + len(self._kept):
-            raise ValidationError(
-                f"message {seq} is acknowledged, but {self._acked + len(self._kept)} was the last one"
-            )
+            raise ValidationError(f"number {seq} is acknowledged, but {self._acked + len(self._kept)} was the last one")
         while self._acked < seq:
             self._acked += 1
-            self._bytes -= len(self._kept.popleft()) + ITEM_OVERHEAD
-        if self._bytes < SIDECAR_WINDOW:
+            self._bytes -= _cost(self._kept.popleft())
+        if self._bytes < self._most:
             self._room.set()
         return self._acked
 
-    async def get(self, after: int) -> bytes:
-        """Message ``after + 1``; ``after`` is what :meth:`ack` returned, or one more after each message.
+    async def get(self, after: int) -> _T:
+        """Number ``after + 1``; ``after`` is what :meth:`ack` returned, or one more after each.
 
-        Waits while more than 4 MiB are kept and for the session; raises what its ``recv`` raises.
+        Waits while ``most`` bytes are kept and for ``receive``; raises what that raises.
         """
         index = after - self._acked
         while index >= len(self._kept):
             await self._room.wait()
-            message = await self._receive()
-            self._kept.append(message)
-            self._bytes += len(message) + ITEM_OVERHEAD
-            if self._bytes >= SIDECAR_WINDOW:
+            given = await self._receive()
+            self._kept.append(given)
+            self._bytes += _cost(given)
+            if self._bytes >= self._most:
                 self._room.clear()
             index = after - self._acked
         return self._kept[index]
+
+
+def _cost(given: bytes | None) -> int:
+    return len(given or b"") + ITEM_OVERHEAD

@@ -184,7 +184,7 @@ class Sidecar:
         add_IdentityServiceServicer_to_server(IdentityService(core), server)
         add_ListenerServiceServicer_to_server(ListenerService(core), server)
         add_SessionServiceServicer_to_server(SessionService(core), server)
-        add_StreamServiceServicer_to_server(StreamService(), server)
+        add_StreamServiceServicer_to_server(StreamService(core), server)
         health_pb2_grpc.add_HealthServicer_to_server(states, server)
         if self._options.reflection:
             from grpc_reflection.v1alpha import reflection

@@ -29,7 +29,7 @@ from phantom.errors import (
     UnsupportedError,
     ValidationError,
 )
-from phantom.limits import SIDECAR_MESSAGE_CAP, SIDECAR_WINDOW, VERSION_2
+from phantom.limits import EXPORT_LENGTH, SIDECAR_MESSAGE_CAP, SIDECAR_WINDOW, VERSION_2
 from phantom.sidecar._generated.v1 import (
     identity_pb2,
     identity_pb2_grpc,
@@ -46,17 +46,20 @@ from phantom.sidecar.convert import (
     duration,
     metrics_message,
     pins_of,
+    policy_of,
     seconds,
     session_message,
     state_value,
     verifying_key,
 )
 from phantom.sidecar.exchange import Exchange
-from phantom.sidecar.handles import KeyHandle, ListenerHandle, SessionHandle
+from phantom.sidecar.handles import KeyHandle, ListenerHandle, SessionHandle, StreamHandle
 from phantom.sidecar.info import installed_extras, package_version
 from phantom.sidecar.leases import Lease, Leases
 from phantom.sidecar.status import TRAILER, to_detail
+from phantom.sidecar.stream_services import forget_streams
 from phantom.sidecar.waits import Waits
+from phantom.transport.session.events import Rekeyed, StateChanged
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -174,6 +177,7 @@ def _lease_state(lease: Lease) -> sidecar_pb2.KeepLeaseResponse:
             sessions=lease.counts[SessionHandle.kind],
             listeners=lease.counts[ListenerHandle.kind],
             signing_keys=lease.counts[KeyHandle.kind],
+            streams=lease.counts[StreamHandle.kind],
         )
     )
 
@@ -255,7 +259,10 @@ class ListenerService(listener_pb2_grpc.ListenerServiceServicer):
         if request.HasField("key"):
             key = self._core.leases.find(request.key.handle, KeyHandle).copy()
         with self._core.leases.slot(request.lease_id, ListenerHandle) as slot:
-            listener = await listen(*request.addresses, key=key, reuse_port=request.reuse_port, config=config)
+            clients = await asyncio.to_thread(policy_of, request.clients)
+            listener = await listen(
+                *request.addresses, key=key, clients=clients, reuse_port=request.reuse_port, config=config
+            )
             handle = slot.fill(ListenerHandle(listener, key, config, self._core.waits))
         return listener_pb2.BindResponse(
             listener=listener_pb2.Listener(
@@ -280,6 +287,9 @@ class ListenerService(listener_pb2_grpc.ListenerServiceServicer):
                 handle.unacknowledged = session
                 handle.given += 1
         accepted = listener_pb2.Accepted(seq=handle.given, session=session_message(session))
+        identity = session.session.peer_identity()
+        if identity is not None:
+            accepted.client_identity.CopyFrom(verifying_key(identity))
         return listener_pb2.AcceptResponse(accepted=accepted)
 
     async def Shutdown(self, request: listener_pb2.ShutdownRequest, context: _Context) -> listener_pb2.ShutdownResponse:
@@ -307,10 +317,19 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         """Connects to a server."""
         config = config_of(request.config)
         timeout = seconds(request.timeout) if request.HasField("timeout") else None
-        connecting = connect(request.target, pins_of(request.pins), config=config, timeout=timeout)
-        with self._core.leases.slot(request.lease_id, SessionHandle) as slot, self._core.waits.scope():
-            session = await connecting
-            handle = slot.fill(SessionHandle(session, config, self._core.waits))
+        identity = None
+        if request.HasField("identity"):
+            identity = self._core.leases.find(request.identity.handle, KeyHandle).copy()
+        try:
+            connecting = connect(
+                request.target, pins_of(request.pins), identity=identity, config=config, timeout=timeout
+            )
+            with self._core.leases.slot(request.lease_id, SessionHandle) as slot, self._core.waits.scope():
+                session = await connecting
+                handle = slot.fill(SessionHandle(session, config, self._core.waits))
+        finally:
+            if identity is not None:
+                identity.close()
         return session_pb2.ConnectResponse(session=session_message(handle))
 
     async def AwaitReady(
@@ -335,7 +354,12 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         yield _state_event(handle.session.state, "")
         with handle.watching.take():
             async for event in events:
-                await context.write(_state_event(event.new, event.reason))
+                if isinstance(event, StateChanged):
+                    await context.write(_state_event(event.new, event.reason))
+                elif isinstance(event, Rekeyed):
+                    rekeyed = session_pb2.Rekeyed(epoch=event.epoch, by_peer=event.by_peer, reason=event.reason)
+                    answer = session_pb2.WatchEventsResponse(event=session_pb2.SessionEvent(rekeyed=rekeyed))
+                    await context.write(answer)
 
     async def Send(self, request: session_pb2.SendRequest, context: _Context) -> session_pb2.SendResponse:
         """Queues a message."""
@@ -384,13 +408,18 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
 
     async def Rekey(self, request: session_pb2.RekeyRequest, context: _Context) -> session_pb2.RekeyResponse:
         """Changes the keys."""
-        raise UnsupportedError("this sidecar does not change keys yet")
+        handle = self._core.session(request.session)
+        with self._core.waits.scope():
+            epoch = await handle.session.rekey()
+        return session_pb2.RekeyResponse(epoch=epoch)
 
     async def ExportKeyingMaterial(
         self, request: session_pb2.ExportKeyingMaterialRequest, context: _Context
     ) -> session_pb2.ExportKeyingMaterialResponse:
         """Bytes that only the two ends can derive."""
-        raise UnsupportedError("this sidecar does not export keying material yet")
+        session = self._core.session(request.session).session
+        material = session.export_keying_material(request.label, request.length or EXPORT_LENGTH)
+        return session_pb2.ExportKeyingMaterialResponse(keying_material=material)
 
     async def GetMetrics(
         self, request: session_pb2.SessionServiceGetMetricsRequest, context: _Context
@@ -407,6 +436,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         timeout = seconds(request.timeout) if request.HasField("timeout") else None
         acknowledged = await handle.session.disconnect(request.code, timeout)
         self._core.leases.forget(handle)
+        forget_streams(self._core, handle)
         if not acknowledged:
             await _tell_what_was_lost(handle.session, context)
         return session_pb2.DisconnectResponse(all_acknowledged=acknowledged)

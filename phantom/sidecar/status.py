@@ -18,6 +18,7 @@ from phantom.errors import (
     PhantomError,
     PhantomTimeoutError,
     ProtocolRejectedError,
+    StreamResetError,
     UnsupportedError,
     error_class,
 )
@@ -73,6 +74,8 @@ def to_detail(error: PhantomError) -> ErrorDetail:
     if isinstance(error, ProtocolRejectedError):
         detail.reject_code = error.reject_code
         detail.supported_version = error.supported_version
+    if isinstance(error, StreamResetError):
+        detail.reset_code = error.reset_code
     return detail
 
 
@@ -83,6 +86,8 @@ def from_detail(detail: ErrorDetail) -> PhantomError:
         return kind(detail.message, detail.peer_code if detail.HasField("peer_code") else None, detail.unacknowledged)
     if issubclass(kind, ProtocolRejectedError):
         return kind(detail.message, detail.reject_code, detail.supported_version)
+    if issubclass(kind, StreamResetError):
+        return kind(detail.message, detail.reset_code)
     return kind(detail.message)
 
 

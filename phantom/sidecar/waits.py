@@ -62,6 +62,11 @@ class Turn:
         self._current = self._waits.scope()
         return self._current
 
+    def end(self, error: PhantomError) -> None:
+        """Ends the call that waits, if one does."""
+        if self._current is not None:
+            self._current.interrupt(error)
+
     def is_latest(self, scope: Wait) -> bool:
         """Whether no newer call has taken over."""
         return self._current is scope

@@ -13,7 +13,18 @@ import yaml
 from tests.conformance.content import content, described, many
 
 HERE: Final = Path(__file__).resolve().parent
-_STEP_KEYS: Final = {"as", "start", "expect", "error", "peer_code", "unless", "optional", "until", "deadline"}
+_STEP_KEYS: Final = {
+    "as",
+    "start",
+    "expect",
+    "error",
+    "peer_code",
+    "reset_code",
+    "unless",
+    "optional",
+    "until",
+    "deadline",
+}
 _LOCAL: Final = {"finish", "cancel"}
 _CLIENT_SETUP: Final = (
     {"peer.listen": {}, "as": "listener"},
@@ -45,6 +56,7 @@ class Step:
     expect: Mapping[str, Any] | None = None
     error: int | None = None
     peer_code: int | None = None
+    reset_code: int | None = None
     unless: str = ""
     optional: bool = False
     until: bool = False
@@ -110,6 +122,7 @@ def _step(case: str, raw: dict[str, Any]) -> Step:
         expect=raw.get("expect"),
         error=raw.get("error"),
         peer_code=raw.get("peer_code"),
+        reset_code=raw.get("reset_code"),
         unless=raw.get("unless", ""),
         optional=raw.get("optional", False),
         until=raw.get("until", False),

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from phantom.crypto.hybrid_kem import encapsulate, fresh_public
@@ -78,6 +80,12 @@ class Peer(Python):
         stack, self._stack = self._stack, contextlib.AsyncExitStack()
         await super().do_reset()
         await stack.aclose()
+
+    async def do_list_of_clients(self, pins: str) -> dict[str, Any]:
+        """A file of authorised clients: its path."""
+        path = Path(self._stack.enter_context(tempfile.TemporaryDirectory()), "clients")
+        path.write_text("# who may come in\n" + "".join(f"{pin} a client\n" for pin in pins.split()))
+        return {"path": str(path)}
 
     async def do_refused(self) -> dict[str, Any]:
         """A port at which nobody listens: bound, so that nobody else takes it, and not listening."""

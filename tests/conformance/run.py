@@ -43,9 +43,35 @@ _TIMED = frozenset(
         "recv_many",
         "flush",
         "disconnect",
+        "open_stream",
+        "open_streams",
+        "accept_stream",
+        "accept_streams",
+        "stream_send",
+        "stream_recv",
+        "stream_read",
+        "fill_streams",
+        "drain_streams",
+        "rekey",
+        "event",
     }
 )
-_NAMED = frozenset({"key", "listen", "accept", "answer", "connect", "echo", "hostile", "relay"})
+_NAMED = frozenset(
+    {
+        "key",
+        "listen",
+        "accept",
+        "answer",
+        "connect",
+        "echo",
+        "open_stream",
+        "open_streams",
+        "accept_stream",
+        "accept_streams",
+        "hostile",
+        "relay",
+    }
+)
 START = 30.0  # s that a driver has to say hello
 _STOP = 10.0  # s that a driver has to end
 
@@ -217,6 +243,8 @@ class Player:
             raise Failure(f"error {error['code']} ({error.get('message', '')}), expected error {wanted.error}")
         if wanted.peer_code is not None and error.get("peer_code") != wanted.peer_code:
             raise Failure(f"the peer's code is {error.get('peer_code')}, expected {wanted.peer_code}")
+        if wanted.reset_code is not None and error.get("reset_code") != wanted.reset_code:
+            raise Failure(f"the code of the reset is {error.get('reset_code')}, expected {wanted.reset_code}")
 
 
 @asynccontextmanager

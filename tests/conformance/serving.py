@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from phantom.errors import ConnectionClosedError, PhantomError
+from phantom.errors import ConnectionClosedError, PhantomError, StreamResetError
 
 CANCELLED = {"error": {"code": -1, "message": "cancelled"}}
 
@@ -40,6 +40,8 @@ class Handler:
             answer: dict[str, Any] = {"code": error.code, "message": str(error)}
             if isinstance(error, ConnectionClosedError):
                 answer["peer_code"] = -1 if error.peer_code is None else error.peer_code
+            if isinstance(error, StreamResetError):
+                answer["reset_code"] = error.reset_code
             return {"error": answer}
         except asyncio.CancelledError:
             return CANCELLED

@@ -15,7 +15,13 @@ import grpc.aio
 import pytest
 
 import phantom
-from phantom.sidecar._generated.v1 import identity_pb2_grpc, listener_pb2_grpc, session_pb2_grpc, sidecar_pb2_grpc
+from phantom.sidecar._generated.v1 import (
+    identity_pb2_grpc,
+    listener_pb2_grpc,
+    session_pb2_grpc,
+    sidecar_pb2_grpc,
+    stream_pb2_grpc,
+)
 from phantom.sidecar._generated.v1.errors_pb2 import ErrorDetail
 from phantom.sidecar.server import Sidecar, SidecarOptions, serve
 
@@ -42,6 +48,7 @@ class Raw:
         self.identity = identity_pb2_grpc.IdentityServiceStub(self.channel)
         self.listener = listener_pb2_grpc.ListenerServiceStub(self.channel)
         self.session = session_pb2_grpc.SessionServiceStub(self.channel)
+        self.stream = stream_pb2_grpc.StreamServiceStub(self.channel)
 
 
 def detail_of(error: grpc.aio.AioRpcError) -> ErrorDetail:

@@ -14,6 +14,7 @@ import pytest
 import phantom
 from phantom import limits
 from phantom.errors import (
+    ClientAuthError,
     ConfigError,
     ConnectionClosedError,
     NetworkError,
@@ -23,7 +24,7 @@ from phantom.errors import (
     UnsupportedError,
     ValidationError,
 )
-from phantom.sidecar.client import Api, SidecarClient, SidecarKey, SidecarListener, SidecarSession
+from phantom.sidecar.client import Api, SidecarClient, SidecarKey, SidecarListener, SidecarSession, SidecarStream
 from phantom.sidecar.client_listener import SidecarBinding
 from phantom.sidecar.client_session import SidecarConnecting
 from tests.sidecar.conftest import Start, until
@@ -128,7 +129,7 @@ async def test_wrong_pin_and_bad_arguments(api_of: Open) -> None:
         with pytest.raises(NetworkError):
             await api.listen(listener.local_addr)
         async with api.connect_pinned(host, int(port), listener.verifying_key_bytes()) as session:
-            with pytest.raises(ValidationError, match="a message is bytes"):
+            with pytest.raises(ValidationError, match="is bytes, bytearray"):
                 await session.send("text")
             with pytest.raises(ValidationError, match="the limit is"):
                 await session.send(bytes(16 * 1024 * 1024 + 1))
@@ -282,13 +283,25 @@ async def test_a_session_that_closes_takes_nothing_more(api_of: Open) -> None:
 
 # Public names that one side alone has, and parameters that only the package takes, with the reason.
 ONLY_SIDECAR_SESSION = {
+    "client": "whose session it is",
+    "keying_material": "what the API computes from memory takes a question here",
+    "overtaken": "for its streams: waits until the sidecar has heard of a cancellation",
+    "reason": "for its streams: what ended the session",
     "exchange": "bulk data at full speed over the extra hop",
     "received": "the last number that SidecarExchange acknowledges",
     "ref": "the handle, for calls of the stubs",
     "refresh": "asks for what the API reads from memory",
 }
+ONLY_SIDECAR_STREAM = {"received": "the last number that Recv acknowledges", "ref": "the handle"}
 ONLY_SIDECAR_LISTENER = {"ref": "the handle", "refresh": "as that of the session"}
-ONLY_PACKAGE_PARAMETERS = {"runtime", "rng"}  # they are the sidecar's own
+ONLY_PACKAGE_PARAMETERS = {"runtime", "rng", "tls", "origins"}  # objects of this process, or not in proto/ yet
+
+
+ONLY_PACKAGE_FUNCTIONS = {
+    "error_class": "a table of the errors, which are the same",
+    "open_connection": "asyncio's transports need a session of this process",
+    "start_server": "likewise",
+}
 
 
 def public(kind: type) -> set[str]:
@@ -304,6 +317,7 @@ def parameters(function: Any) -> list[tuple[str, Any, Any]]:
     ("ours", "theirs", "more"),
     [
         (SidecarSession, phantom.PhantomSession, ONLY_SIDECAR_SESSION),
+        (SidecarStream, phantom.PhantomStream, ONLY_SIDECAR_STREAM),
         (SidecarListener, phantom.PhantomListener, ONLY_SIDECAR_LISTENER),
         (SidecarConnecting, phantom.Connecting, {}),
         (SidecarBinding, phantom.Binding, {}),
@@ -337,7 +351,8 @@ def test_nothing_of_a_session_in_this_process_is_left_to_a_session_elsewhere() -
 @pytest.mark.parametrize("side", [SidecarClient, Api])
 def test_functions_have_the_same_names_and_signatures(side: type) -> None:
     functions = [name for name in phantom.__all__ if inspect.isfunction(getattr(phantom, name))]
-    functions.remove("error_class")  # a table of the errors, which are the same
+    for name in ONLY_PACKAGE_FUNCTIONS:
+        functions.remove(name)
     assert len(functions) == 5
     for name in functions:
         assert parameters(getattr(side, name)) == parameters(getattr(phantom, name)), name
@@ -362,6 +377,41 @@ async def test_what_cannot_be_elsewhere_says_so(start: Start) -> None:
     async with start() as running, SidecarClient(running.ready.address) as client, client.listen(ANY) as listener:
         with pytest.raises(UnsupportedError, match="cannot be served"):
             listener.serve_leg(None, None, "")  # type: ignore[arg-type]
+
+
+async def test_a_client_that_shows_who_it_is(api_of: Open) -> None:
+    with phantom.generate_signing_key() as key, phantom.generate_signing_key() as other:
+        allowed = phantom.AuthorizedClients.from_pins([key.verifying_key()])
+        policy = phantom.ClientPolicy.required(allowed)
+        async with api_of() as api, api.listen(ANY, clients=policy) as listener:
+            session = await api.connect(listener.urls[0], identity=key, timeout=20.0)
+            outcome = await listener.accept(20.0)
+            assert outcome.client_identity == key.verifying_key()
+            assert outcome.session.peer_identity() == key.verifying_key()
+            await session.send(b"let in")
+            assert await outcome.session.recv(20.0) == b"let in"
+            with pytest.raises(ClientAuthError):
+                await api.connect(listener.urls[0], identity=other, timeout=20.0)
+            host, _, port = listener.local_addr.rpartition(":")
+            pin = listener.verifying_key_bytes()
+            again = await api.connect_pinned(host, int(port), pin, identity=key, timeout=20.0)
+            assert (await listener.accept(20.0)).client_identity == key.verifying_key()
+            for end in (session, again):
+                await end.disconnect(timeout=0.0)
+
+
+async def test_a_key_of_the_sidecar_is_an_identity(start: Start) -> None:
+    async with start() as running, SidecarClient(running.ready.address) as client:
+        key = await client.generate_sidecar_key()
+        async with client.listen(ANY, clients=phantom.ClientPolicy.optional()) as listener:
+            await client.connect(listener.urls[0], identity=key)
+            assert (await listener.accept(20.0)).client_identity == key.verifying_key()
+            with pytest.raises(UnsupportedError, match="function"):
+                client.listen(ANY, clients=phantom.ClientPolicy.required(lambda _key: True))
+            keys = running.core.leases.get(client.lease_id).counts["signing key"]
+            with phantom.generate_signing_key() as own:
+                await client.connect(listener.urls[0], identity=own)
+            assert running.core.leases.get(client.lease_id).counts["signing key"] == keys  # lent for the connect alone
 
 
 # --- what only a session elsewhere can meet ---------------------------------------------------------------------------

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import phantom
 from phantom.config import PhantomConfig
-from phantom.errors import ConfigError, ValidationError
+from phantom.errors import ConfigError, UnsupportedError, ValidationError
 from phantom.observability.metrics import MetricsSnapshot
-from phantom.sidecar._generated.v1 import common_pb2
+from phantom.sidecar._generated.v1 import common_pb2, listener_pb2
 from phantom.sidecar.convert import (
     config_message,
     config_of,
@@ -18,6 +20,8 @@ from phantom.sidecar.convert import (
     metrics_message,
     pin_messages,
     pins_of,
+    policy_message,
+    policy_of,
     seconds,
     state_value,
 )
@@ -101,19 +105,9 @@ def test_enum_value_of_a_newer_client(field: str, text: str) -> None:
         config_of(message)
 
 
-_TO_COME = {
-    "offer_version",
-    "accept_versions",
-    "padding",
-    "jitter",
-    "cover_interval",
-    "qlog_dir",
-}  # of the configuration
-
-
 def test_every_field_of_the_configuration_has_its_message_field_and_back() -> None:
     declared = {field.name for field in common_pb2.PhantomConfig.DESCRIPTOR.fields}
-    assert declared - {"preset"} - _TO_COME == {field.name for field in fields(PhantomConfig)} - _TO_COME
+    assert declared - {"preset"} == {field.name for field in fields(PhantomConfig)}
 
 
 def test_every_metric_has_its_message_field_and_back() -> None:
@@ -142,8 +136,71 @@ def test_pins_of_every_form(server_key: phantom.HybridSigningKey) -> None:
     assert pins_of(pin_messages([text, flat, key])) == [text, flat, flat]
 
 
+def test_every_field_there_and_back() -> None:
+    config = PhantomConfig(
+        offer_version=1,
+        accept_versions=frozenset({1, 2}),
+        padding="pade",
+        jitter=0.005,
+        cover_interval=1.5,
+        qlog_dir="/somewhere",
+    )
+    assert config_of(config_message(config)) == config
+
+
 def test_what_is_no_pin() -> None:
     with pytest.raises(ValidationError, match="not a int"):
         pin_messages([7])  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="neither a key nor a fingerprint"):
         pins_of([common_pb2.Pin()])
+
+
+def test_policies_there_and_back(server_key: phantom.HybridSigningKey, tmp_path: Path) -> None:
+    key = server_key.verifying_key()
+    file = tmp_path / "clients"
+    file.write_text(f"{key.fingerprint()} a client\n")
+    pins = phantom.AuthorizedClients.from_pins([key])
+    listed = phantom.AuthorizedClients.from_file(file)
+    required = phantom.ClientPolicy.required
+    for policy in (phantom.ClientPolicy.none(), phantom.ClientPolicy.optional()):
+        assert policy_of(policy_message(policy)) == policy
+    assert policy_of(listener_pb2.ClientPolicy()) == phantom.ClientPolicy.none()
+    message = policy_message(required(pins))
+    assert [pin.fingerprint for pin in message.authorized] == [key.fingerprint()]
+    assert policy_message(required(listed)).authorized_file == str(file)
+    for policy in (required(pins), required(listed)):
+        assert policy_of(policy_message(policy)).judge(key) is True
+    by_key = listener_pb2.ClientPolicy(
+        authentication=listener_pb2.CLIENT_AUTHENTICATION_REQUIRED, authorized=[common_pb2.Pin(key=key.to_bytes())]
+    )
+    assert policy_of(by_key).judge(key) is True
+    with pytest.raises(UnsupportedError, match="function"):
+        policy_message(required(lambda _key: True))
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "text"),
+    [
+        ({"authorized_file": "/x"}, ConfigError, "required identity only"),
+        ({"authentication": 2, "authorized": [{"fingerprint": "x"}]}, ConfigError, "required identity only"),
+        ({"authentication": 3}, ConfigError, "either pins"),
+        (
+            {"authentication": 3, "authorized_file": "/x", "authorized": [{"fingerprint": "x"}]},
+            ConfigError,
+            "either pins",
+        ),
+        ({"authentication": 3, "authorized_file": "clients"}, ValidationError, "absolute"),
+        ({"authentication": 3, "authorized_file": "/nowhere/clients"}, ConfigError, "/nowhere/clients"),
+        ({"authentication": 3, "authorized": [{"fingerprint": "x"}]}, ValidationError, "fingerprint"),
+        ({"authentication": 3, "authorized": [{}]}, ConfigError, "neither"),
+    ],
+    ids=["none", "optional", "nobody", "both", "relative", "no-file", "malformed", "empty-pin"],
+)
+def test_policies_that_cannot_be(fields: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        policy_of(listener_pb2.ClientPolicy(**fields))
+
+
+def test_a_policy_of_a_newer_client() -> None:
+    with pytest.raises(ValidationError, match="client authentication 9"):
+        policy_of(listener_pb2.ClientPolicy.FromString(b"\x08\x09"))

@@ -317,7 +317,7 @@ async def test_slow_session_stalls_the_client(start: Start, peer: Peer, monkeypa
         ([{}], "chunks and credits"),
         ([{"open": ExchangeOpen()}], "chunks and credits"),
         ([{"credit": Credit(bytes=1)}], "bytes of credit"),
-        ([{"credit": Credit(bytes=0, ack=5)}], "message 5 is acknowledged"),
+        ([{"credit": Credit(bytes=0, ack=5)}], "number 5 is acknowledged"),
         ([{"chunk": Chunk(more=True)}], "empty"),
         ([{"chunk": Chunk(data=bytes(SIDECAR_MESSAGE_CAP + 1))}], "exceeds the credit"),
     ],
@@ -359,7 +359,7 @@ async def test_chunks_beyond_the_credit(start: Start, peer: Peer, monkeypatch: p
     [
         ({"window": 1}, 6, "window"),
         ({"window": SIDECAR_WINDOW + 1}, 6, "window"),
-        ({"ack": 3}, 6, "message 3 is acknowledged"),
+        ({"ack": 3}, 6, "number 3 is acknowledged"),
     ],
 )
 async def test_opening_that_is_refused(start: Start, peer: Peer, opening: dict[str, int], code: int, text: str) -> None:

@@ -45,7 +45,7 @@ async def test_client_that_remembers_less_than_it_said_goes_on_from_what_it_said
 async def test_number_that_was_never_given() -> None:
     inbox = Inbox(Source(b"a").recv)
     await inbox.get(0)
-    with pytest.raises(ValidationError, match="message 2 is acknowledged, but 1 was the last"):
+    with pytest.raises(ValidationError, match="number 2 is acknowledged, but 1 was the last"):
         inbox.ack(2)
 
 

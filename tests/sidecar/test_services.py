@@ -490,7 +490,7 @@ async def test_recv_gives_a_message_again_until_it_is_acknowledged(start: Start,
             got.append((message.seq, message.data))
         assert got == [(1, b""), (1, b""), (2, b"one"), (3, b"two"), (3, b"two"), (3, b"two")]
         request.ack = 9
-        async with fails("INVALID_ARGUMENT", 6, "message 9 is acknowledged, but 3"):
+        async with fails("INVALID_ARGUMENT", 6, "number 9 is acknowledged, but 3"):
             await client.do(client.session.Recv, request)
 
 

@@ -13,6 +13,7 @@ from phantom.errors import (
     PhantomError,
     ProtocolRejectedError,
     SessionClosingError,
+    StreamResetError,
 )
 from phantom.sidecar._generated.v1.errors_pb2 import ErrorDetail
 from phantom.sidecar.status import TRAILER, from_detail, from_rpc_error, status_of, to_detail
@@ -53,6 +54,12 @@ def test_close_code_and_what_was_lost_survive(cls: type[ConnectionClosedError], 
     error = from_detail(to_detail(cls("ended", peer_code, 12345)))
     assert isinstance(error, ConnectionClosedError)
     assert (error.peer_code, error.unacknowledged) == (peer_code, 12345)
+
+
+def test_code_of_a_reset_survives() -> None:
+    error = from_detail(to_detail(StreamResetError("reset", 65535)))
+    assert isinstance(error, StreamResetError)
+    assert error.reset_code == 65535
 
 
 def test_refusal_of_the_server_survives() -> None:

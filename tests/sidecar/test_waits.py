@@ -34,6 +34,15 @@ async def test_newer_call_ends_the_older_one() -> None:
     assert not turn.is_latest(older)
 
 
+async def test_a_turn_is_ended_with_an_error_of_choice() -> None:
+    turn = Turn(Waits(), "newer")
+    turn.end(NetworkError("nobody waits yet"))
+    task = await _started(turn.take())
+    turn.end(NetworkError("gone"))
+    with pytest.raises(NetworkError, match="gone"):
+        await task
+
+
 async def test_scope_that_is_over_is_not_disturbed() -> None:
     turn = Turn(Waits(), "newer")
     with turn.take():

@@ -14,6 +14,7 @@ from weakref import WeakSet
 from bindings.c.generated.phantom_c import (
     BindOptions,
     CipherSuite,
+    ClientAuthentication,
     ConfigPreset,
     ConnectOptions,
     CookiePolicy,
@@ -27,6 +28,7 @@ from bindings.c.generated.phantom_c import (
 from bindings.c.runtime.sessions import ThreadSession
 from bindings.c.runtime.streams import StreamOperations
 from phantom.api import connecting, listener
+from phantom.api.clients import AuthorizedClients, ClientPolicy
 from phantom.api.endpoint import Address, resolve_target
 from phantom.config import PhantomConfig
 from phantom.crypto.hybrid_sign import HybridSigningKey, HybridVerifyingKey
@@ -34,6 +36,7 @@ from phantom.crypto.providers import get_provider
 from phantom.crypto.self_tests import run_self_tests
 from phantom.crypto.wipe import wipe
 from phantom.errors import (
+    ConfigError,
     ConnectionClosedError,
     PhantomTimeoutError,
     SessionNotFoundError,
@@ -50,6 +53,7 @@ __all__ = ["LibraryOperations"]
 
 T = TypeVar("T")
 
+_ANYBODY: Final = ClientPolicy.none()
 _PRESETS: Final[dict[ConfigPreset, Callable[[], PhantomConfig]]] = {
     ConfigPreset.UNSPECIFIED: PhantomConfig,
     ConfigPreset.MOBILE: PhantomConfig.mobile,
@@ -294,19 +298,28 @@ class LibraryOperations(StreamOperations):
 
     def connect_ex(self, options: ConnectOptions, timeout: float | None) -> ThreadSession:
         """A session with everything that can be chosen."""
-        return self._connect(options.target, options.pin, options.config, timeout)
+        return self._connect(options.target, options.pin, options.config, timeout, options.identity)
 
-    def _connect(self, target: str, pin: str | None, config: _Config | None, timeout: float | None) -> ThreadSession:
+    def _connect(
+        self, target: str, pin: str | None, config: _Config | None, timeout: float | None, identity: _Key | None = None
+    ) -> ThreadSession:
         pins = None if pin is None else pin.split()
         if timeout == 0:
             resolve_target(target, pins)  # what is wrong with the arguments comes first
             raise PhantomTimeoutError("no time to connect in: timeout_ms is 0")
-        waiting = connecting.connect(target, pins, config=None if config is None else config.value, timeout=timeout)
+        own = None if identity is None else identity.use(_copy)  # the handle's may be freed at once
+        try:
+            waiting = connecting.connect(
+                target, pins, identity=own, config=None if config is None else config.value, timeout=timeout
+            )
 
-        async def connected() -> ThreadSession:
-            return self._adopt(await waiting)
+            async def connected() -> ThreadSession:
+                return self._adopt(await waiting)
 
-        return self._loop.run(connected())
+            return self._loop.run(connected())
+        finally:
+            if own is not None:
+                own.close()
 
     def _adopt(self, session: PhantomSession) -> ThreadSession:
         """In the loop thread."""
@@ -415,7 +428,9 @@ class LibraryOperations(StreamOperations):
     def listener_bind_ex(self, options: BindOptions, timeout: float | None) -> _Listener:
         """A listener with everything that can be chosen."""
         addresses = tuple(options.addresses.split())
-        return self._bind(addresses, options.key, options.config, timeout, reuse_port=options.reuse_port)
+        return self._bind(
+            addresses, options.key, options.config, timeout, clients=_policy(options), reuse_port=options.reuse_port
+        )
 
     def _bind(
         self,
@@ -425,10 +440,15 @@ class LibraryOperations(StreamOperations):
         timeout: float | None,
         *,
         reuse_port: bool,
+        clients: ClientPolicy = _ANYBODY,
     ) -> _Listener:
         own = None if key is None else key.use(_copy)  # the handle's may be freed at once
         waiting = listener.listen(
-            *addresses, key=own, reuse_port=reuse_port, config=None if config is None else config.value
+            *addresses,
+            key=own,
+            clients=clients,
+            reuse_port=reuse_port,
+            config=None if config is None else config.value,
         )
 
         async def bound() -> listener.PhantomListener:
@@ -487,6 +507,10 @@ class LibraryOperations(StreamOperations):
             outcome.session.hold()
         return outcome.session
 
+    def outcome_client_identity(self, outcome: _Outcome) -> bytes | None:
+        """The key that the client proved to hold."""
+        return self.session_peer_identity(outcome.session)
+
     def outcome_peer_addr(self, outcome: _Outcome) -> str:
         """``HOST:PORT``."""
         return outcome.session.session.peer_addr
@@ -500,6 +524,18 @@ class LibraryOperations(StreamOperations):
             return function()
 
         return self._loop.run(call())
+
+
+def _policy(options: BindOptions) -> ClientPolicy:
+    pins, path = (options.authorized_clients or "").split(), options.authorized_clients_file
+    if options.client_authentication != ClientAuthentication.REQUIRED:
+        if pins or path:
+            raise ConfigError("authorised clients go with PHANTOM_CLIENT_AUTHENTICATION_REQUIRED only")
+        optional = options.client_authentication == ClientAuthentication.OPTIONAL
+        return ClientPolicy.optional() if optional else _ANYBODY
+    if bool(pins) == bool(path):
+        raise ConfigError("a required identity needs either authorised clients or a file of them")
+    return ClientPolicy.required(AuthorizedClients.from_file(path) if path else AuthorizedClients.from_pins(pins))
 
 
 def _copy(key: HybridSigningKey) -> HybridSigningKey:

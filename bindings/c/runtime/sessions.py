@@ -15,17 +15,17 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from bindings.c.generated.phantom_c import SessionNextEventResult
+from bindings.c.generated.phantom_c import SessionEvent, SessionEventKind, SessionNextEventResult
 from phantom import limits
 from phantom.api.waiting import Deadline, WaitQueue
 from phantom.errors import ConnectionClosedError, PhantomTimeoutError, SessionClosingError, ValidationError
+from phantom.transport.session.events import Rekeyed, StateChanged
 
 if TYPE_CHECKING:
     from bindings.c.runtime.loop_thread import LoopThread
     from phantom.api.session import PhantomSession
     from phantom.runtime.base import Runtime
     from phantom.transport.session.connection import Connection
-    from phantom.transport.session.events import StateChanged
     from phantom.transport.session.messages import MessageAssembler
 
 __all__ = ["ThreadSession"]
@@ -60,6 +60,7 @@ class ThreadSession:
         "_scheduled",
         "_sending",
         "_session",
+        "_state",
         "_taken",
         "_writers",
     )
@@ -92,7 +93,8 @@ class ThreadSession:
         driver.readers = self._readers
         driver.writers = self._writers
         driver.conn.reader_waits = True  # a thread may look at any time: what arrives is split at once
-        self._first_event: int | None = int(session.state)
+        self._state = int(session.state)  # as told by events
+        self._first_event: int | None = self._state
         self._events = session.events()
 
     # --- handles ------------------------------------------------------------------------------------------------------
@@ -219,6 +221,8 @@ class ThreadSession:
                 self._send_soon()
                 return
         self._emptied.wake_all()
+        if conn.has_room:
+            self._writers.wake_streams()
         if self._may_resume or not conn.accepts_writes:
             self._writers.give_turn()
 
@@ -313,20 +317,31 @@ class ThreadSession:
 
     def next_event(self, timeout: float | None) -> SessionNextEventResult:
         """The next change of state; at first the state that it was in when it was made."""
-        return self._loop.run(self._next_event(timeout))
+        event = self._loop.run(self._next_event(timeout, states_only=True))
+        return SessionNextEventResult(event.state, event.reason)
 
-    async def _next_event(self, timeout: float | None) -> SessionNextEventResult:
+    def next_event_ex(self, timeout: float | None) -> SessionEvent:
+        """The next event of any kind; at first the state that it was in when it was made."""
+        return self._loop.run(self._next_event(timeout, states_only=False))
+
+    async def _next_event(self, timeout: float | None, *, states_only: bool) -> SessionEvent:
         if self._first_event is not None:
             first, self._first_event = self._first_event, None
-            return SessionNextEventResult(first, "")
+            return SessionEvent(SessionEventKind.STATE_CHANGED, first, self._session.negotiated.epoch, False, "")
         try:
             async with asyncio.timeout(timeout):
-                event: StateChanged = await anext(self._events)
+                async for event in self._events:
+                    if isinstance(event, StateChanged):
+                        self._state = int(event.new)
+                        kind, epoch, by_peer = SessionEventKind.STATE_CHANGED, self._session.negotiated.epoch, False
+                    elif states_only or not isinstance(event, Rekeyed):
+                        continue
+                    else:
+                        kind, epoch, by_peer = SessionEventKind.REKEYED, event.epoch, event.by_peer
+                    return SessionEvent(kind, self._state, epoch, by_peer, event.reason)
         except TimeoutError:
-            raise PhantomTimeoutError(f"the state did not change within {timeout:g} s") from None
-        except StopAsyncIteration:
-            raise ConnectionClosedError("the session has ended; there are no more events") from None
-        return SessionNextEventResult(int(event.new), event.reason)
+            raise PhantomTimeoutError(f"nothing happened to the session within {timeout:g} s") from None
+        raise ConnectionClosedError("the session has ended; there are no more events")
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -396,7 +411,10 @@ class _Readers(WaitQueue):
 
 
 class _Writers(WaitQueue):
-    """In the place of the engine's queue of writers: the outbox, and the one thread that waits for room in it."""
+    """In the place of the engine's queue of writers: the outbox, and the one thread that waits for room in it.
+
+    Writes of streams wait in the queue itself.
+    """
 
     __slots__ = ("_of", "turn")
 
@@ -406,17 +424,23 @@ class _Writers(WaitQueue):
         self.turn: LockType | None = None
 
     def __bool__(self) -> bool:
-        return self.turn is not None or bool(self._of._outbox)
+        return self.turn is not None or bool(self._of._outbox) or super().__bool__()
 
     def wake(self, count: int) -> None:
         """The engine has room."""
         if self._of._outbox or self._of._may_resume:
             self._of._send_soon()
+        super().wake(count)
 
     def wake_all(self) -> None:
         """The engine has ended, or takes no more."""
         if self:
             self._of._send_soon()
+        super().wake_all()
+
+    def wake_streams(self) -> None:
+        """There is room for a write of a stream, which waits as tasks do."""
+        super().wake(1)
 
     def give_turn(self) -> None:
         """Lets the thread that waits look again."""

@@ -126,6 +126,12 @@ def use_examples(folder: Path, tmp_path: Path) -> None:
     sender.communicate()
     assert sender.returncode == 0
     assert (tmp_path / "copy").read_bytes() == content
+    server = started(folder / "stream_echo", "serve", "tcp://127.0.0.1:0")
+    assert server.stdout is not None
+    done = run(folder / "stream_echo", "ask", server.stdout.readline().strip(), "one", "two", "three")
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["ONE", "TWO", "THREE"], "")
+    server.communicate()
+    assert server.returncode == 0
 
 
 def started(*command: object) -> subprocess.Popen[str]:

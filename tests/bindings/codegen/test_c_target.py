@@ -170,16 +170,6 @@ def test_states_are_the_codes_of_the_states(files: dict[str, str]) -> None:
     assert {name: int(number) for name, number in states} == {state.name: state.value for state in ConnectionState}
 
 
-_TO_COME = {
-    "offer_version",
-    "accept_versions",
-    "padding",
-    "jitter",
-    "cover_interval",
-    "qlog_dir",
-}  # of the configuration
-
-
 def test_fields_that_can_be_set_are_fields_of_the_configuration(files: dict[str, str]) -> None:
     tree = ast.parse(files[f"{GENERATED}/phantom_c.py"])
     table = next(
@@ -188,7 +178,7 @@ def test_fields_that_can_be_set_are_fields_of_the_configuration(files: dict[str,
     assert table.value is not None
     settable = set(ast.literal_eval(table.value).values())
     names = set(PhantomConfig.__dataclass_fields__)
-    assert (settable - names - _TO_COME, names - settable) == (set(), {"load_tiers"})
+    assert (settable - names, names - settable) == (set(), {"load_tiers"})
 
 
 def test_every_file_is_marked(files: dict[str, str]) -> None:

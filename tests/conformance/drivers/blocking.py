@@ -11,7 +11,7 @@ from typing import Any
 import phantom.blocking
 from tests.conformance.drivers import Driver
 from tests.conformance.drivers.python import Python
-from tests.conformance.serving import serve
+from tests.conformance.serving import NotOffered, serve
 
 DRIVER = Driver("blocking", "Python (blocking)")
 
@@ -32,6 +32,9 @@ class Blocking(Python):
 
     async def drain(self, listener: Any, grace: float) -> None:
         await self.call(listener.drain, timeout=grace)
+
+    async def do_watch(self, session: str) -> None:
+        raise NotOffered("no events: `connection_state` says what the state is")
 
     async def session_info(self, session: Any) -> dict[str, Any]:
         return await asyncio.to_thread(lambda: asyncio.run(super(Blocking, self).session_info(session)))

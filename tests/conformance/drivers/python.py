@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import phantom
 from phantom.errors import PhantomTimeoutError, SessionNotFoundError
+from phantom.transport.session.events import Rekeyed, StateChanged
 from tests.conformance.content import Many, content, described
 from tests.conformance.drivers import Driver
 from tests.conformance.serving import Handler, NotOffered, serve
@@ -94,9 +95,14 @@ class Python(Handler):
         address: str = "tcp://127.0.0.1:0",
         key: str | None = None,
         reuse_port: bool = False,
+        clients: str = "none",
+        authorized: str = "",
+        authorized_file: str = "",
         **rest: Any,
     ) -> dict[str, Any]:
         named: dict[str, Any] = {"config": config_of(rest)}
+        if clients != "none":
+            named["clients"] = policy_of(clients, authorized, authorized_file)
         if key is not None:
             named["key"] = self._get(key)
         listener = await self.bind(address.split(" "), reuse_port=reuse_port, **named)
@@ -109,7 +115,12 @@ class Python(Handler):
     async def do_accept(self, name: str, listener: str, timeout_ms: int) -> dict[str, Any]:
         outcome = await self.call(self._get(listener).accept, timeout_ms / 1000)
         session = self.things[name] = getattr(outcome, "session", outcome)
-        return {"id": session.id, "peer_addr": outcome.peer_addr}
+        identity = getattr(outcome, "client_identity", None)
+        return {
+            "id": session.id,
+            "peer_addr": outcome.peer_addr,
+            "client_identity": identity.to_hex() if identity else "",
+        }
 
     async def do_answer(self, name: str, listener: str, timeout_ms: int) -> dict[str, Any]:
         """Accepts a session, sends its first message back and waits until that is acknowledged."""
@@ -140,10 +151,14 @@ class Python(Handler):
         target: str,
         pin: str | None = None,
         pin_form: str = "text",
+        identity: str | None = None,
         timeout_ms: int = 10_000,
         **rest: Any,
     ) -> dict[str, Any]:
-        session = await self.dial(target, pin_of(pin, pin_form), config=config_of(rest), timeout=timeout_ms / 1000)
+        named: dict[str, Any] = {"config": config_of(rest), "timeout": timeout_ms / 1000}
+        if identity is not None:
+            named["identity"] = self._get(identity)
+        session = await self.dial(target, pin_of(pin, pin_form), **named)
         self.things[name] = session
         return {"id": session.id, "peer_addr": session.peer_addr}
 
@@ -209,6 +224,115 @@ class Python(Handler):
     async def do_disconnect(self, session: str, code: int = 0, timeout_ms: int = 10_000) -> dict[str, Any]:
         return {"all_acknowledged": await self.call(self._get(session).disconnect, code, timeout=timeout_ms / 1000)}
 
+    # --- streams ------------------------------------------------------------------------------------------------------
+
+    async def do_open_stream(
+        self, name: str, session: str, timeout_ms: int, priority: int = 0, wait: bool = True
+    ) -> dict[str, Any]:
+        opening = self._get(session).open_stream
+        stream = await self.call(opening, priority=priority, wait=wait, timeout=timeout_ms / 1000)
+        self.things[name] = stream
+        return {"stream_id": stream.stream_id}
+
+    async def do_accept_stream(self, name: str, session: str, timeout_ms: int) -> dict[str, Any]:
+        stream = self.things[name] = await self.call(self._get(session).accept_stream, timeout_ms / 1000)
+        return {"stream_id": stream.stream_id}
+
+    async def do_stream_send(
+        self, stream: str, word: str, size: int, timeout_ms: int, unreliable: bool = False
+    ) -> None:
+        there = self._get(stream)
+        send = there.send_unreliable if unreliable else there.send_reliable
+        await self.call(send, content(word, size), timeout_ms / 1000)
+
+    async def do_stream_recv(self, stream: str, timeout_ms: int) -> dict[str, Any]:
+        piece = await self.call(self._get(stream).recv, timeout_ms / 1000)
+        return {**described(piece or b""), "end": piece is None}
+
+    async def do_stream_read(self, stream: str, timeout_ms: int, size: int | None = None) -> dict[str, Any]:
+        there, parts, rest = self._get(stream), [], size
+        piece: bytes | None = b""
+        while piece is not None and rest != 0:
+            piece = await self.call(there.recv, timeout_ms / 1000)
+            parts.append(piece or b"")
+            rest = None if rest is None else rest - len(parts[-1])
+        return {**described(b"".join(parts)), "end": piece is None}
+
+    async def do_stream_info(self, stream: str) -> dict[str, Any]:
+        there = self._get(stream)
+        return {
+            "stream_id": there.stream_id,
+            "priority": there.priority,
+            "max_unreliable_size": there.max_unreliable_size,
+        }
+
+    async def do_stream_priority(self, stream: str, priority: int) -> None:
+        await self.call(self._get(stream).set_priority, priority)
+
+    async def do_stream_finish(self, stream: str) -> None:
+        await self.call(self._get(stream).finish)
+
+    async def do_stream_reset(self, stream: str, code: int = 0) -> None:
+        await self.call(self._get(stream).reset, code)
+
+    async def do_stream_stop(self, stream: str, code: int = 0) -> None:
+        await self.call(self._get(stream).stop, code)
+
+    async def do_stream_release(self, stream: str) -> None:
+        self._get(stream)
+        del self.things[stream]
+
+    async def do_open_streams(self, name: str, count: int, **rest: Any) -> dict[str, Any]:
+        for number in range(count):
+            await self.do_open_stream(f"{name}/{number}", **rest)
+        return {"count": count}
+
+    async def do_accept_streams(self, name: str, count: int, **rest: Any) -> dict[str, Any]:
+        for number in range(count):
+            await self.do_accept_stream(f"{name}/{number}", **rest)
+        return {"count": count}
+
+    async def do_fill_streams(self, streams: str, word: str, count: int, size: int, timeout_ms: int) -> None:
+        for number in range(count):
+            await self.do_stream_send(f"{streams}/{number}", f"{word}/{number}", size, timeout_ms)
+            await self.do_stream_finish(f"{streams}/{number}")
+
+    async def do_drain_streams(self, streams: str, count: int, timeout_ms: int) -> dict[str, Any]:
+        several = Many()
+        for number in range(count):
+            there, parts = self._get(f"{streams}/{number}"), []
+            while (piece := await self.call(there.recv, timeout_ms / 1000)) is not None:
+                parts.append(piece)
+            several.add(b"".join(parts))
+        return several.described
+
+    # --- keys and events of a session ---------------------------------------------------------------------------------
+
+    async def do_rekey(self, session: str, timeout_ms: int) -> dict[str, Any]:
+        return {"epoch": await self.call(self._get(session).rekey, timeout_ms / 1000)}
+
+    async def do_export(self, session: str, label: str, length: int) -> dict[str, Any]:
+        return {"material": (await self.export(self._get(session), label, length)).hex()}
+
+    async def export(self, session: Any, label: str, length: int) -> bytes:
+        return await self.call(session.export_keying_material, label, length)
+
+    async def do_watch(self, session: str) -> None:
+        self.things[f"events of {session}"] = self._get(session).events()
+
+    async def do_event(self, session: str, kind: str, timeout_ms: int) -> dict[str, Any]:
+        events = self._get(f"events of {session}")
+        wanted = {"state": StateChanged, "rekeyed": Rekeyed}[kind]
+        while not isinstance(event := await self.next_event(events, timeout_ms / 1000), wanted):
+            pass
+        if isinstance(event, Rekeyed):
+            return {"epoch": event.epoch, "by_peer": event.by_peer, "reason": event.reason}
+        return {"state": int(event.new), "reason": event.reason}
+
+    async def next_event(self, events: Any, limit: float) -> Any:
+        async with asyncio.timeout(limit):
+            return await anext(events)
+
     # --- the driver ---------------------------------------------------------------------------------------------------
 
     async def do_hello(self) -> dict[str, Any]:
@@ -258,6 +382,15 @@ def listening(urls: tuple[str, ...], verifying_key: bytes) -> dict[str, Any]:
     }
 
 
+def policy_of(clients: str, authorized: str, path: str) -> phantom.ClientPolicy:
+    """``clients``: ``optional``, or ``required`` and whom it lets in."""
+    if clients == "optional":
+        return phantom.ClientPolicy.optional()
+    if path:
+        return phantom.ClientPolicy.required(phantom.AuthorizedClients.from_file(path))
+    return phantom.ClientPolicy.required(phantom.AuthorizedClients.from_pins(authorized.split()))
+
+
 def config_of(rest: dict[str, Any]) -> phantom.PhantomConfig:
     """The arguments ``config.FIELD`` (``config.FIELD_ms`` for times) as a configuration."""
     changes: dict[str, Any] = {}
@@ -265,6 +398,8 @@ def config_of(rest: dict[str, Any]) -> phantom.PhantomConfig:
         field = name.removeprefix("config.")
         if field == name:
             raise TypeError(f"unknown argument {name}")
+        if field == "accept_versions":
+            value = frozenset(map(int, value.split()))
         changes |= {field.removesuffix("_ms"): value / 1000} if field.endswith("_ms") else {field: value}
     return phantom.PhantomConfig(**changes)
 

@@ -82,6 +82,9 @@ class Sidecar(Python):
         await thing.refresh()
         return await super().metrics(thing)
 
+    async def export(self, session: Any, label: str, length: int) -> bytes:
+        return await session.keying_material(label, length)
+
     async def do_shutdown(self, listener: str) -> None:
         there = self._get(listener)
         there.shutdown()

@@ -648,6 +648,337 @@ static void buffers(void) {
     part(both);
 }
 
+static void expect_bytes(phantom_stream stream, const char *text) {
+    size_t got = 0;
+    while (got < strlen(text)) {
+        phantom_buffer piece;
+        int32_t end = -1;
+        OK(phantom_stream_recv(stream, LONG_TIME, &piece, &end));
+        REQUIRE(!end && piece.len <= strlen(text) - got && memcmp(piece.data, text + got, piece.len) == 0);
+        got += piece.len;
+        phantom_buffer_free(&piece);
+    }
+}
+
+static void expect_end(phantom_stream stream) {
+    phantom_buffer piece = {NULL, 7};
+    int32_t end = 0;
+    OK(phantom_stream_recv(stream, LONG_TIME, &piece, &end));
+    REQUIRE(end == 1 && piece.len == 0);
+    phantom_buffer_free(&piece);
+}
+
+/* A stream of the client, and the server's end of it. */
+static void open_pair(pair both, phantom_stream *one, phantom_stream *other) {
+    OK(phantom_session_open_stream(both.client, 0, LONG_TIME, one));
+    OK(phantom_session_accept_stream(both.server, LONG_TIME, other));
+}
+
+static void streams(void) {
+    pair both = connected();
+    phantom_stream mine, theirs;
+    uint32_t id = 0, other = 1, priority = 0, most = 0;
+    size_t size = 3 << 20, got = 0;
+    char *data = malloc(size);
+    OK(phantom_session_open_stream(both.client, 9, LONG_TIME, &mine));
+    OK(phantom_session_accept_stream(both.server, LONG_TIME, &theirs));
+    OK(phantom_stream_id(mine, &id));
+    OK(phantom_stream_id(theirs, &other));
+    REQUIRE(id == other && id == 3);
+    OK(phantom_stream_priority(mine, &priority));
+    REQUIRE(priority == 9);
+    OK(phantom_stream_set_priority(mine, 4294967295u));
+    OK(phantom_stream_priority(mine, &priority));
+    REQUIRE(priority == 4294967295u);
+    OK(phantom_stream_send_reliable(theirs, "first word", 10, LONG_TIME)); /* who accepted speaks first */
+    expect_bytes(mine, "first word");
+    OK(phantom_stream_max_unreliable_size(mine, &most));
+    REQUIRE(most >= 256 && most < size);
+    OK(phantom_stream_send_unreliable(mine, "a piece", 7, LONG_TIME));
+    expect_bytes(theirs, "a piece");
+    FAILS(PHANTOM_ERROR_VALIDATION, phantom_stream_send_unreliable(mine, data, (size_t)most + 1, LONG_TIME));
+    memset(data, 'x', size);
+    OK(phantom_stream_send_reliable(mine, data, size, LONG_TIME));
+    OK(phantom_stream_send_reliable(mine, NULL, 0, LONG_TIME));
+    OK(phantom_stream_finish(mine));
+    OK(phantom_stream_finish(mine));
+    FAILS(PHANTOM_ERROR_STREAM_CLOSED, phantom_stream_send_reliable(mine, "late", 4, LONG_TIME));
+    while (got < size) {
+        phantom_buffer piece;
+        OK(phantom_stream_recv(theirs, LONG_TIME, &piece, NULL));
+        REQUIRE(piece.len > 0 && piece.len <= size - got && memcmp(piece.data, data, piece.len) == 0);
+        got += piece.len;
+        phantom_buffer_free(&piece);
+    }
+    expect_end(theirs);
+    expect_end(theirs);
+    send_text(both.client, "messages go on");
+    expect_text(both.server, "messages go on");
+    OK(phantom_stream_send_reliable(theirs, "and back", 8, LONG_TIME));
+    expect_bytes(mine, "and back");
+    OK(phantom_stream_release(mine));
+    OK(phantom_stream_release(theirs));
+    free(data);
+    part(both);
+}
+
+static void stream_ends(void) {
+    pair both = connected();
+    phantom_stream mine, theirs;
+    phantom_buffer piece = {NULL, 0};
+    phantom_status status;
+    int32_t code = 7, end = 0;
+    open_pair(both, &mine, &theirs);
+    OK(phantom_stream_reset_code(theirs, &code));
+    REQUIRE(code == -1);
+    OK(phantom_stream_send_reliable(mine, "x", 1, LONG_TIME));
+    expect_bytes(theirs, "x");
+    FAILS(PHANTOM_ERROR_TIMEOUT, phantom_stream_recv(theirs, 10, &piece, &end));
+    FAILS(PHANTOM_ERROR_VALIDATION, phantom_stream_reset(mine, 65536));
+    OK(phantom_stream_reset(mine, 77));
+    FAILS(PHANTOM_ERROR_STREAM_RESET, phantom_stream_recv(theirs, LONG_TIME, &piece, &end));
+    REQUIRE(piece.data == NULL && piece.len == 0);
+    OK(phantom_stream_reset_code(theirs, &code));
+    REQUIRE(code == 77);
+    FAILS(PHANTOM_ERROR_STREAM_RESET, phantom_stream_recv(theirs, LONG_TIME, &piece, &end));
+    OK(phantom_stream_stop(mine, 11));
+    do {
+        status = phantom_stream_send_reliable(theirs, "unwanted", 8, LONG_TIME);
+    } while (status == PHANTOM_OK);
+    EXPECT(PHANTOM_ERROR_STREAM_RESET, status);
+    OK(phantom_stream_reset_code(theirs, &code));
+    REQUIRE(code == 11);
+    OK(phantom_stream_release(mine));
+    OK(phantom_stream_release(theirs));
+
+    /* released before the peer's half was read to its end: stopped, and reset unless it was finished */
+    open_pair(both, &mine, &theirs);
+    OK(phantom_stream_send_reliable(mine, "x", 1, LONG_TIME));
+    expect_bytes(theirs, "x");
+    OK(phantom_stream_release(mine));
+    FAILS(PHANTOM_ERROR_STREAM_RESET, phantom_stream_recv(theirs, LONG_TIME, &piece, &end));
+    OK(phantom_stream_release(theirs));
+    open_pair(both, &mine, &theirs);
+    OK(phantom_stream_send_reliable(mine, "whole", 5, LONG_TIME));
+    OK(phantom_stream_finish(mine));
+    OK(phantom_stream_release(mine));
+    expect_bytes(theirs, "whole");
+    expect_end(theirs);
+    OK(phantom_stream_release(theirs));
+    /* released after its end: finished */
+    open_pair(both, &mine, &theirs);
+    OK(phantom_stream_finish(theirs));
+    OK(phantom_stream_send_reliable(mine, "whole", 5, LONG_TIME));
+    expect_end(mine);
+    OK(phantom_stream_release(mine));
+    expect_bytes(theirs, "whole");
+    expect_end(theirs);
+    OK(phantom_stream_release(theirs));
+    part(both);
+}
+
+static void *read_to_the_end(void *argument) {
+    phantom_buffer piece;
+    int32_t end;
+    EXPECT(PHANTOM_ERROR_CONNECTION_CLOSED, phantom_stream_recv(*(phantom_stream *)argument, LONG_TIME, &piece, &end));
+    return NULL;
+}
+
+static void stream_handles(void) {
+    pair both = connected();
+    phantom_stream mine, theirs, none = {0}, stale, more = {7};
+    phantom_buffer piece;
+    uint32_t number;
+    int32_t end;
+    int at;
+    pthread_t thread;
+    phantom_stream *all = calloc(256, sizeof *all);
+    open_pair(both, &mine, &theirs);
+    stale = mine;
+    OK(phantom_stream_release(mine));
+    for (at = 0; at < 2; at++) {
+        phantom_stream bad = at ? none : stale;
+        FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_stream_id(bad, &number));
+        FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_stream_priority(bad, &number));
+        FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_stream_max_unreliable_size(bad, &number));
+        FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_stream_send_reliable(bad, "x", 1, 0));
+        FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_stream_send_unreliable(bad, "x", 1, 0));
+        FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_stream_recv(bad, 0, &piece, &end));
+        FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_stream_reset_code(bad, &end));
+        FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_stream_set_priority(bad, 1));
+        FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_stream_finish(bad));
+        FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_stream_reset(bad, 1));
+        FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_stream_stop(bad, 1));
+        FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_stream_release(bad));
+    }
+    more.id = both.client.id; /* of another kind */
+    FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_stream_finish(more));
+    FAILS(PHANTOM_ERROR_VALIDATION, phantom_stream_send_reliable(theirs, NULL, 3, LONG_TIME));
+    OK(phantom_stream_release(theirs));
+    FAILS(PHANTOM_ERROR_TIMEOUT, phantom_session_accept_stream(both.client, 10, &more));
+    REQUIRE(more.id == 0);
+    for (at = 0; at < 256; at++) {
+        OK(phantom_session_open_stream(both.client, 0, LONG_TIME, &all[at]));
+    }
+    FAILS(PHANTOM_ERROR_STREAM_LIMIT, phantom_session_open_stream(both.client, 0, 0, &more));
+    FAILS(PHANTOM_ERROR_TIMEOUT, phantom_session_open_stream(both.client, 0, 50, &more));
+    REQUIRE(more.id == 0);
+    /* the end of the session wakes who waits; handles stay until they are released */
+    OK(phantom_session_accept_stream(both.server, LONG_TIME, &theirs));
+    pthread_create(&thread, NULL, read_to_the_end, &theirs);
+    OK(phantom_session_disconnect(both.client, 0, 1000, NULL));
+    pthread_join(thread, NULL);
+    OK(phantom_stream_id(all[255], &number));
+    for (at = 0; at < 256; at++) {
+        OK(phantom_stream_release(all[at]));
+    }
+    OK(phantom_stream_release(theirs));
+    free(all);
+    part(both);
+}
+
+static void rekeying(void) {
+    pair both = connected();
+    phantom_session_event event;
+    unsigned char one[64], other[64], third[64];
+    uint32_t epoch = 0;
+    size_t len = 0;
+    send_text(both.client, "x");
+    expect_text(both.server, "x");
+    OK(phantom_session_export_keying_material(both.client, "a label", 64, one, sizeof one, &len));
+    REQUIRE(len == 64);
+    OK(phantom_session_export_keying_material(both.server, "a label", 64, other, sizeof other, NULL));
+    REQUIRE(memcmp(one, other, 64) == 0);
+    OK(phantom_session_rekey(both.client, LONG_TIME, &epoch));
+    REQUIRE(epoch == 1);
+    send_text(both.client, "under new keys");
+    expect_text(both.server, "under new keys");
+    send_text(both.server, "back");
+    expect_text(both.client, "back");
+    OK(phantom_session_export_keying_material(both.client, "a label", 64, third, sizeof third, NULL));
+    REQUIRE(memcmp(one, third, 64) == 0);
+    OK(phantom_session_export_keying_material(both.client, "another", 64, third, sizeof third, NULL));
+    REQUIRE(memcmp(one, third, 64) != 0);
+    OK(phantom_session_export_keying_material(both.client, "a label", 0, NULL, 0, &len));
+    REQUIRE(len == 32);
+    FAILS(PHANTOM_ERROR_VALIDATION, phantom_session_export_keying_material(both.client, "x", 64, one, 63, &len));
+    FAILS(PHANTOM_ERROR_VALIDATION, phantom_session_export_keying_material(both.client, "x", 8161, NULL, 0, NULL));
+    phantom_session_event_init(&event);
+    OK(phantom_session_next_event_ex(both.server, LONG_TIME, &event));
+    REQUIRE(event.kind == PHANTOM_SESSION_EVENT_KIND_STATE_CHANGED);
+    REQUIRE(event.state == PHANTOM_CONNECTION_STATE_CONNECTED && event.reason.len == 0);
+    phantom_buffer_free(&event.reason);
+    OK(phantom_session_next_event_ex(both.server, LONG_TIME, &event));
+    REQUIRE(event.kind == PHANTOM_SESSION_EVENT_KIND_REKEYED && event.epoch == 1 && event.by_peer == 1);
+    REQUIRE(event.reason.len > 0 && event.state == PHANTOM_CONNECTION_STATE_CONNECTED);
+    phantom_buffer_free(&event.reason);
+    FAILS(PHANTOM_ERROR_TIMEOUT, phantom_session_next_event_ex(both.server, 10, &event));
+    part(both);
+}
+
+static void identities(void) {
+    phantom_bind_options bind;
+    phantom_connect_options options;
+    phantom_signing_key key, other;
+    phantom_listener listener;
+    phantom_session session, accepted;
+    phantom_outcome outcome;
+    unsigned char mine[PHANTOM_VERIFYING_KEY_BYTES], shown[PHANTOM_VERIFYING_KEY_BYTES];
+    char fingerprint[PHANTOM_FINGERPRINT_CHARS + 1], url[512];
+    size_t len = 0;
+    OK(phantom_signing_key_generate(&key));
+    OK(phantom_signing_key_generate(&other));
+    OK(phantom_signing_key_verifying_key(key, mine, sizeof mine, NULL));
+    OK(phantom_verifying_key_check(mine, sizeof mine, fingerprint, sizeof fingerprint, NULL));
+    phantom_bind_options_init(&bind);
+    bind.addresses = "127.0.0.1:0";
+    bind.authorized_clients = fingerprint; /* goes with REQUIRED only */
+    FAILS(PHANTOM_ERROR_CONFIG, phantom_listener_bind_ex(&bind, LONG_TIME, &listener));
+    bind.client_authentication = PHANTOM_CLIENT_AUTHENTICATION_REQUIRED;
+    bind.authorized_clients_file = "/nowhere"; /* both */
+    FAILS(PHANTOM_ERROR_CONFIG, phantom_listener_bind_ex(&bind, LONG_TIME, &listener));
+    bind.authorized_clients = NULL; /* a file that is not there */
+    FAILS(PHANTOM_ERROR_CONFIG, phantom_listener_bind_ex(&bind, LONG_TIME, &listener));
+    bind.authorized_clients_file = NULL; /* neither */
+    FAILS(PHANTOM_ERROR_CONFIG, phantom_listener_bind_ex(&bind, LONG_TIME, &listener));
+    bind.client_authentication = 99;
+    FAILS(PHANTOM_ERROR_VALIDATION, phantom_listener_bind_ex(&bind, LONG_TIME, &listener));
+    bind.client_authentication = PHANTOM_CLIENT_AUTHENTICATION_REQUIRED;
+    bind.authorized_clients = fingerprint;
+    OK(phantom_listener_bind_ex(&bind, LONG_TIME, &listener));
+    OK(phantom_listener_url(listener, 0, url, sizeof url, NULL));
+    phantom_connect_options_init(&options);
+    options.target = url;
+    options.identity = key;
+    OK(phantom_connect_ex(&options, LONG_TIME, &session));
+    OK(phantom_listener_accept(listener, LONG_TIME, &outcome));
+    OK(phantom_outcome_client_identity(outcome, shown, sizeof shown, &len));
+    REQUIRE(len == sizeof shown && memcmp(shown, mine, len) == 0);
+    OK(phantom_outcome_session(outcome, &accepted));
+    OK(phantom_outcome_release(outcome));
+    OK(phantom_session_peer_identity(accepted, shown, sizeof shown, &len));
+    REQUIRE(len == sizeof shown && memcmp(shown, mine, len) == 0);
+    send_text(session, "let in");
+    expect_text(accepted, "let in");
+    OK(phantom_session_release(session));
+    OK(phantom_session_release(accepted));
+    options.identity = other;
+    FAILS(PHANTOM_ERROR_CLIENT_AUTH, phantom_connect_ex(&options, LONG_TIME, &session));
+    REQUIRE(session.id == 0);
+    OK(phantom_signing_key_free(key));
+    OK(phantom_signing_key_free(other));
+    FAILS(PHANTOM_ERROR_SESSION_NOT_FOUND, phantom_connect_ex(&options, LONG_TIME, &session));
+    OK(phantom_listener_release(listener));
+}
+
+static void versions(void) {
+    phantom_config config;
+    phantom_bind_options bind;
+    phantom_connect_options options;
+    phantom_listener listener;
+    phantom_session session, accepted;
+    phantom_stream stream;
+    phantom_negotiated negotiated;
+    char url[512];
+    OK(phantom_config_preset(PHANTOM_CONFIG_PRESET_UNSPECIFIED, &config));
+    FAILS(PHANTOM_ERROR_VALIDATION, phantom_config_set_text(config, PHANTOM_CONFIG_ACCEPT_VERSIONS, "one"));
+    FAILS(PHANTOM_ERROR_VALIDATION, phantom_config_set_text(config, PHANTOM_CONFIG_ACCEPT_VERSIONS, ""));
+    FAILS(PHANTOM_ERROR_CONFIG, phantom_config_set_text(config, PHANTOM_CONFIG_ACCEPT_VERSIONS, "9"));
+    FAILS(PHANTOM_ERROR_CONFIG, phantom_config_set_u32(config, PHANTOM_CONFIG_OFFER_VERSION, 9));
+    OK(phantom_config_set_text(config, PHANTOM_CONFIG_ACCEPT_VERSIONS, "1 2"));
+    OK(phantom_config_set_u32(config, PHANTOM_CONFIG_OFFER_VERSION, 1));
+    OK(phantom_config_set_u32(config, PHANTOM_CONFIG_PADDING, PHANTOM_PADDING_POLICY_PADE));
+    OK(phantom_config_set_duration_ms(config, PHANTOM_CONFIG_JITTER, 5));
+    OK(phantom_config_set_duration_ms(config, PHANTOM_CONFIG_COVER_INTERVAL, 0));
+    phantom_bind_options_init(&bind);
+    bind.addresses = "127.0.0.1:0";
+    bind.config = config;
+    OK(phantom_listener_bind_ex(&bind, LONG_TIME, &listener));
+    OK(phantom_listener_url(listener, 0, url, sizeof url, NULL));
+    phantom_connect_options_init(&options);
+    options.target = url;
+    options.config = config;
+    OK(phantom_connect_ex(&options, LONG_TIME, &session));
+    accepted = accept_one(listener);
+    send_text(session, "of version 1");
+    expect_text(accepted, "of version 1");
+    phantom_negotiated_init(&negotiated);
+    OK(phantom_session_negotiated(session, &negotiated));
+    REQUIRE(negotiated.version == 1);
+    FAILS(PHANTOM_ERROR_UNSUPPORTED, phantom_session_rekey(session, LONG_TIME, NULL));
+    OK(phantom_session_open_stream(session, 0, LONG_TIME, &stream));
+    FAILS(PHANTOM_ERROR_UNSUPPORTED, phantom_stream_reset(stream, 1));
+    FAILS(PHANTOM_ERROR_UNSUPPORTED, phantom_stream_stop(stream, 1));
+    OK(phantom_stream_release(stream)); /* finishes, as nothing else is there */
+    OK(phantom_session_accept_stream(accepted, LONG_TIME, &stream));
+    expect_end(stream);
+    OK(phantom_stream_release(stream));
+    OK(phantom_session_release(session));
+    OK(phantom_session_release(accepted));
+    OK(phantom_listener_release(listener));
+    OK(phantom_config_free(config));
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -670,6 +1001,12 @@ static const struct {
     {"error_texts", error_texts},
     {"short_threads", short_threads},
     {"buffers", buffers},
+    {"streams", streams},
+    {"stream_ends", stream_ends},
+    {"stream_handles", stream_handles},
+    {"rekeying", rekeying},
+    {"identities", identities},
+    {"versions", versions},
 };
 
 int main(int argc, char **argv) {

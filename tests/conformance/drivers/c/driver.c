@@ -136,6 +136,7 @@ typedef struct {
     char answer[ANSWER_ROOM]; /* fields of the result, or why there is none */
     size_t len;
     phantom_session session; /* whose end an error 14 speaks of */
+    phantom_stream stream;   /* whose reset an error 42 speaks of */
 } command;
 
 static const field *find(const command *c, const char *name) {
@@ -290,45 +291,73 @@ static phantom_status fault(command *c, const char *why) {
 
 /* --- what the case made ------------------------------------------------------------------------------------------ */
 
-typedef enum { KEY, LISTENER, SESSION } kind;
+typedef enum { KEY, LISTENER, SESSION, STREAM } kind;
 
 typedef struct thing {
     struct thing *next;
     kind kind;
     uint64_t id;
+    uint64_t session; /* of a stream */
     char name[NAME_ROOM];
 } thing;
 
 static thing *things;
 static pthread_mutex_t things_lock = PTHREAD_MUTEX_INITIALIZER, output_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static void keep(const command *c, kind kind, uint64_t id) {
+static void keep_as(const char *name, kind kind, uint64_t id, uint64_t session) {
     thing *made = calloc(1, sizeof *made);
     if (made == NULL) abort();
     made->kind = kind;
     made->id = id;
-    snprintf(made->name, NAME_ROOM, "%s", must(c, "name"));
+    made->session = session;
+    snprintf(made->name, NAME_ROOM, "%s", name);
     pthread_mutex_lock(&things_lock);
     made->next = things;
     things = made;
     pthread_mutex_unlock(&things_lock);
 }
 
-/* 0, which the library refuses, if there is no such thing. */
-static uint64_t get(const char *name, kind kind) {
-    uint64_t id = 0;
+static void keep(const command *c, kind kind, uint64_t id) { keep_as(must(c, "name"), kind, id, 0); }
+
+/* Nothing but zeros, which the library refuses, if there is no such thing. */
+static thing look_up(const char *name, kind kind) {
+    thing found = {NULL, kind, 0, 0, ""};
     pthread_mutex_lock(&things_lock);
-    for (const thing *at = things; at != NULL && id == 0; at = at->next) {
-        if (at->kind == kind && strcmp(at->name, name) == 0) id = at->id;
+    for (const thing *at = things; at != NULL && found.id == 0; at = at->next) {
+        if (at->kind == kind && strcmp(at->name, name) == 0) found = *at;
     }
     pthread_mutex_unlock(&things_lock);
-    return id;
+    return found;
+}
+
+static uint64_t get(const char *name, kind kind) { return look_up(name, kind).id; }
+
+static void drop(const char *name, kind kind) {
+    pthread_mutex_lock(&things_lock);
+    for (thing **at = &things; *at != NULL; at = &(*at)->next) {
+        if ((*at)->kind == kind && strcmp((*at)->name, name) == 0) {
+            thing *gone = *at;
+            *at = gone->next;
+            free(gone);
+            break;
+        }
+    }
+    pthread_mutex_unlock(&things_lock);
 }
 
 static phantom_session session_of(command *c) {
     c->session = (phantom_session){get(must(c, "session"), SESSION)};
     return c->session;
 }
+
+static phantom_stream stream_named(command *c, const char *name) {
+    thing found = look_up(name, STREAM);
+    c->stream = (phantom_stream){found.id};
+    c->session = (phantom_session){found.session};
+    return c->stream;
+}
+
+static phantom_stream stream_of(command *c) { return stream_named(c, must(c, "stream")); }
 
 static phantom_listener listener_of(const command *c) {
     return (phantom_listener){get(must(c, "listener"), LISTENER)};
@@ -343,6 +372,7 @@ static phantom_status do_reset(command *c) {
     while (left != NULL) {
         thing *next = left->next;
         if (left->kind == KEY) phantom_signing_key_free((phantom_signing_key){left->id});
+        if (left->kind == STREAM) phantom_stream_release((phantom_stream){left->id});
         if (left->kind == LISTENER) phantom_listener_release((phantom_listener){left->id});
         if (left->kind == SESSION) {
             phantom_session_disconnect((phantom_session){left->id}, 0, 1, NULL);
@@ -359,7 +389,7 @@ static phantom_status do_reset(command *c) {
 typedef struct {
     const char *name;
     phantom_config_field field;
-    char type; /* d: a time, u: a number, c: a choice */
+    char type; /* d: a time, u: a number, c: a choice, t: a text */
 } setting;
 
 static const setting SETTINGS[] = {
@@ -372,12 +402,16 @@ static const setting SETTINGS[] = {
     {"config.bulk_chunk", PHANTOM_CONFIG_BULK_CHUNK, 'u'},
     {"config.suite", PHANTOM_CONFIG_SUITE, 'c'},
     {"config.cookie", PHANTOM_CONFIG_COOKIE, 'c'},
+    {"config.padding", PHANTOM_CONFIG_PADDING, 'c'},
+    {"config.offer_version", PHANTOM_CONFIG_OFFER_VERSION, 'u'},
+    {"config.accept_versions", PHANTOM_CONFIG_ACCEPT_VERSIONS, 't'},
 };
 
 static uint32_t choice(const char *text) {
     if (strcmp(text, "aes-256-gcm") == 0) return PHANTOM_CIPHER_SUITE_AES_256_GCM;
     if (strcmp(text, "chacha20-poly1305") == 0) return PHANTOM_CIPHER_SUITE_CHACHA20_POLY1305;
     if (strcmp(text, "always") == 0) return PHANTOM_COOKIE_POLICY_ALWAYS;
+    if (strcmp(text, "pade") == 0) return PHANTOM_PADDING_POLICY_PADE;
     return 0;
 }
 
@@ -385,6 +419,7 @@ static phantom_status set(command *c, phantom_config config, const field *f) {
     for (size_t i = 0; i < sizeof SETTINGS / sizeof *SETTINGS; i++) {
         const setting *s = &SETTINGS[i];
         if (strcmp(s->name, f->name) != 0) continue;
+        if (s->type == 't') return phantom_config_set_text(config, s->field, f->text);
         if (s->type == 'd') return phantom_config_set_duration_ms(config, s->field, f->number);
         return phantom_config_set_u32(config, s->field, s->type == 'u' ? (uint32_t)f->number : choice(f->text));
     }
@@ -473,6 +508,13 @@ static phantom_status do_listen(command *c) {
     options.addresses = address == NULL ? "tcp://127.0.0.1:0" : address;
     if (key != NULL) options.key.id = get(key, KEY);
     options.reuse_port = (int32_t)number_of(c, "reuse_port", 0);
+    options.authorized_clients = text_of(c, "authorized");
+    options.authorized_clients_file = text_of(c, "authorized_file");
+    if (strcmp(must(c, "clients"), "optional") == 0) {
+        options.client_authentication = PHANTOM_CLIENT_AUTHENTICATION_OPTIONAL;
+    } else if (strcmp(must(c, "clients"), "required") == 0) {
+        options.client_authentication = PHANTOM_CLIENT_AUTHENTICATION_REQUIRED;
+    }
     phantom_status status = configured(c, &options.config);
     if (status == PHANTOM_OK) status = phantom_listener_bind_ex(&options, 10000, &listener);
     if (status == PHANTOM_OK) {
@@ -500,9 +542,14 @@ static phantom_status do_accept(command *c) {
     phantom_session session;
     phantom_status status = phantom_listener_accept(listener_of(c), number_of(c, "timeout_ms", 0), &outcome);
     if (status != PHANTOM_OK) return status;
+    uint8_t identity[PHANTOM_VERIFYING_KEY_BYTES];
+    size_t len = 0;
     status = phantom_outcome_session(outcome, &session);
+    if (status == PHANTOM_OK) status = phantom_outcome_client_identity(outcome, identity, sizeof identity, &len);
     phantom_outcome_release(outcome);
-    return status == PHANTOM_OK ? add_session(c, session) : status;
+    if (status != PHANTOM_OK) return status;
+    add_hex(c, "client_identity", identity, len);
+    return add_session(c, session);
 }
 
 static phantom_status do_answer(command *c) {
@@ -538,6 +585,7 @@ static phantom_status do_connect(command *c) {
     phantom_connect_options_init(&options);
     options.target = must(c, "target");
     options.pin = text_of(c, "pin");
+    if (text_of(c, "identity") != NULL) options.identity.id = get(must(c, "identity"), KEY);
     phantom_status status = configured(c, &options.config);
     if (status == PHANTOM_OK) status = phantom_connect_ex(&options, number_of(c, "timeout_ms", 10000), &session);
     if (status == PHANTOM_OK) status = add_session(c, session);
@@ -705,6 +753,9 @@ static phantom_status do_metrics(command *c) {
     COUNT(aead_failure_total);
     COUNT(unencrypted_dropped_total);
     COUNT(uptime_ms);
+    COUNT(active_streams);
+    COUNT(rekeys_local_total);
+    COUNT(rekeys_peer_total);
 #undef COUNT
     return status;
 }
@@ -721,6 +772,216 @@ static phantom_status do_stale(command *c) {
     phantom_connection_state state;
     phantom_session session = {session_of(c).id + 4711};
     return phantom_session_state(session, &state);
+}
+
+/* --- streams ----------------------------------------------------------------------------------------------------- */
+
+static phantom_status open_stream(command *c, const char *name) {
+    phantom_session session = session_of(c);
+    phantom_stream stream;
+    uint32_t id = 0, priority = (uint32_t)number_of(c, "priority", 0);
+    int64_t limit = number_of(c, "wait", 1) ? number_of(c, "timeout_ms", 0) : 0;
+    phantom_status status = phantom_session_open_stream(session, priority, limit, &stream);
+    if (status != PHANTOM_OK) return status;
+    keep_as(name, STREAM, stream.id, session.id);
+    status = phantom_stream_id(stream, &id);
+    c->len = 0;
+    add_number(c, "stream_id", id);
+    return status;
+}
+
+static phantom_status accept_stream(command *c, const char *name) {
+    phantom_session session = session_of(c);
+    phantom_stream stream;
+    uint32_t id = 0;
+    phantom_status status = phantom_session_accept_stream(session, number_of(c, "timeout_ms", 0), &stream);
+    if (status != PHANTOM_OK) return status;
+    keep_as(name, STREAM, stream.id, session.id);
+    status = phantom_stream_id(stream, &id);
+    c->len = 0;
+    add_number(c, "stream_id", id);
+    return status;
+}
+
+static phantom_status several(command *c, phantom_status (*one)(command *, const char *)) {
+    int64_t count = number_of(c, "count", 0);
+    for (int64_t i = 0; i < count; i++) {
+        char name[NAME_ROOM];
+        snprintf(name, sizeof name, "%s/%" PRId64, must(c, "name"), i);
+        phantom_status status = one(c, name);
+        if (status != PHANTOM_OK) return status;
+    }
+    c->len = 0;
+    add_number(c, "count", count);
+    return PHANTOM_OK;
+}
+
+static phantom_status do_open_stream(command *c) { return open_stream(c, must(c, "name")); }
+static phantom_status do_accept_stream(command *c) { return accept_stream(c, must(c, "name")); }
+static phantom_status do_open_streams(command *c) { return several(c, open_stream); }
+static phantom_status do_accept_streams(command *c) { return several(c, accept_stream); }
+
+static phantom_status stream_send(command *c, phantom_stream stream, const char *word) {
+    size_t size = (size_t)number_of(c, "size", 0);
+    int64_t limit = number_of(c, "timeout_ms", 0);
+    uint8_t *data = content(word, size);
+    phantom_status status = number_of(c, "unreliable", 0) ? phantom_stream_send_unreliable(stream, data, size, limit)
+                                                          : phantom_stream_send_reliable(stream, data, size, limit);
+    free(data);
+    return status;
+}
+
+static phantom_status do_stream_send(command *c) { return stream_send(c, stream_of(c), must(c, "word")); }
+
+static phantom_status do_stream_recv(command *c) {
+    phantom_buffer piece;
+    int32_t end = 0;
+    phantom_status status = phantom_stream_recv(stream_of(c), number_of(c, "timeout_ms", 0), &piece, &end);
+    if (status != PHANTOM_OK) return status;
+    add_message(c, &piece);
+    add_bool(c, "end", end);
+    phantom_buffer_free(&piece);
+    return PHANTOM_OK;
+}
+
+/* Reads to the end, or `most` bytes if that is not negative. */
+static phantom_status read_on(command *c, phantom_stream stream, int64_t most, sha256 *sha, int32_t *end) {
+    while (!*end && most != 0) {
+        phantom_buffer piece;
+        phantom_status status = phantom_stream_recv(stream, number_of(c, "timeout_ms", 0), &piece, end);
+        if (status != PHANTOM_OK) return status;
+        sha256_add(sha, piece.data, piece.len);
+        if (most > 0) most = (int64_t)piece.len < most ? most - (int64_t)piece.len : 0;
+        phantom_buffer_free(&piece);
+    }
+    return PHANTOM_OK;
+}
+
+static phantom_status do_stream_read(command *c) {
+    sha256 sha;
+    uint8_t digest[32];
+    int32_t end = 0;
+    sha256_init(&sha);
+    phantom_status status = read_on(c, stream_of(c), number_of(c, "size", -1), &sha, &end);
+    if (status != PHANTOM_OK) return status;
+    add_number(c, "size", (int64_t)sha.length);
+    sha256_end(&sha, digest);
+    add_hex(c, "sha256", digest, sizeof digest);
+    add_bool(c, "end", end);
+    return PHANTOM_OK;
+}
+
+static phantom_status do_stream_info(command *c) {
+    phantom_stream stream = stream_of(c);
+    uint32_t id = 0, priority = 0, most = 0;
+    phantom_status status = phantom_stream_id(stream, &id);
+    if (status == PHANTOM_OK) status = phantom_stream_priority(stream, &priority);
+    if (status == PHANTOM_OK) status = phantom_stream_max_unreliable_size(stream, &most);
+    add_number(c, "stream_id", id);
+    add_number(c, "priority", priority);
+    add_number(c, "max_unreliable_size", most);
+    return status;
+}
+
+static phantom_status do_stream_priority(command *c) {
+    return phantom_stream_set_priority(stream_of(c), (uint32_t)number_of(c, "priority", 0));
+}
+
+static phantom_status do_stream_finish(command *c) { return phantom_stream_finish(stream_of(c)); }
+
+static phantom_status do_stream_reset(command *c) {
+    return phantom_stream_reset(stream_of(c), (uint32_t)number_of(c, "code", 0));
+}
+
+static phantom_status do_stream_stop(command *c) {
+    return phantom_stream_stop(stream_of(c), (uint32_t)number_of(c, "code", 0));
+}
+
+static phantom_status do_stream_release(command *c) {
+    phantom_status status = phantom_stream_release(stream_of(c));
+    drop(must(c, "stream"), STREAM);
+    return status;
+}
+
+static phantom_status do_fill_streams(command *c) {
+    phantom_status status = PHANTOM_OK;
+    for (int64_t i = 0; i < number_of(c, "count", 0) && status == PHANTOM_OK; i++) {
+        char name[NAME_ROOM], word[128];
+        snprintf(name, sizeof name, "%s/%" PRId64, must(c, "streams"), i);
+        snprintf(word, sizeof word, "%s/%" PRId64, must(c, "word"), i);
+        phantom_stream stream = stream_named(c, name);
+        status = stream_send(c, stream, word);
+        if (status == PHANTOM_OK) status = phantom_stream_finish(stream);
+    }
+    return status;
+}
+
+static phantom_status do_drain_streams(command *c) {
+    int64_t count = number_of(c, "count", 0);
+    uint8_t digest[32];
+    sha256 all;
+    sha256_init(&all);
+    for (int64_t i = 0; i < count; i++) {
+        char name[NAME_ROOM];
+        int32_t end = 0;
+        sha256 sha;
+        snprintf(name, sizeof name, "%s/%" PRId64, must(c, "streams"), i);
+        sha256_init(&sha);
+        phantom_status status = read_on(c, stream_named(c, name), -1, &sha, &end);
+        if (status != PHANTOM_OK) return status;
+        sha256_end(&sha, digest);
+        sha256_add(&all, digest, sizeof digest);
+    }
+    sha256_end(&all, digest);
+    add_number(c, "count", count);
+    add_hex(c, "sha256", digest, sizeof digest);
+    return PHANTOM_OK;
+}
+
+/* --- keys and events of a session -------------------------------------------------------------------------------- */
+
+static phantom_status do_rekey(command *c) {
+    uint32_t epoch = 0;
+    phantom_status status = phantom_session_rekey(session_of(c), number_of(c, "timeout_ms", 0), &epoch);
+    add_number(c, "epoch", epoch);
+    return status;
+}
+
+static phantom_status do_export(command *c) {
+    static uint8_t material[ANSWER_ROOM / 4];
+    uint32_t length = (uint32_t)number_of(c, "length", 0);
+    size_t len = 0;
+    phantom_status status = phantom_session_export_keying_material(
+        session_of(c), must(c, "label"), length, material, sizeof material, &len);
+    if (status == PHANTOM_OK) add_hex(c, "material", material, len);
+    return status;
+}
+
+static phantom_status do_watch(command *c) {
+    phantom_connection_state state;
+    return phantom_session_state(session_of(c), &state); /* events are kept from the beginning */
+}
+
+static phantom_status do_event(command *c) {
+    phantom_session session = session_of(c);
+    phantom_session_event event;
+    int rekeyed = strcmp(must(c, "kind"), "rekeyed") == 0;
+    for (;;) {
+        phantom_session_event_init(&event);
+        phantom_status status = phantom_session_next_event_ex(session, number_of(c, "timeout_ms", 0), &event);
+        if (status != PHANTOM_OK) return status;
+        int wanted = rekeyed == (event.kind == PHANTOM_SESSION_EVENT_KIND_REKEYED);
+        if (wanted) add_text(c, "reason", event.reason.len > 0 ? (const char *)event.reason.data : "");
+        phantom_buffer_free(&event.reason);
+        if (wanted) break;
+    }
+    if (rekeyed) {
+        add_number(c, "epoch", event.epoch);
+        add_bool(c, "by_peer", event.by_peer);
+    } else {
+        add_number(c, "state", event.state);
+    }
+    return PHANTOM_OK;
 }
 
 /* --- the driver -------------------------------------------------------------------------------------------------- */
@@ -764,6 +1025,25 @@ static const struct {
     {"metrics", do_metrics},
     {"disconnect", do_disconnect},
     {"stale", do_stale},
+    {"open_stream", do_open_stream},
+    {"open_streams", do_open_streams},
+    {"accept_stream", do_accept_stream},
+    {"accept_streams", do_accept_streams},
+    {"stream_send", do_stream_send},
+    {"stream_recv", do_stream_recv},
+    {"stream_read", do_stream_read},
+    {"stream_info", do_stream_info},
+    {"stream_priority", do_stream_priority},
+    {"stream_finish", do_stream_finish},
+    {"stream_reset", do_stream_reset},
+    {"stream_stop", do_stream_stop},
+    {"stream_release", do_stream_release},
+    {"fill_streams", do_fill_streams},
+    {"drain_streams", do_drain_streams},
+    {"rekey", do_rekey},
+    {"export", do_export},
+    {"watch", do_watch},
+    {"event", do_event},
     {"contract", do_contract},
     {"token", do_token},
 };
@@ -783,7 +1063,7 @@ static void print_text(const char *text) {
 }
 
 static void answer(command *c, phantom_status status) {
-    int32_t peer_code = -1;
+    int32_t peer_code = -1, reset_code = -1;
     const char *why = phantom_last_error_message();
     char text[1024];
     snprintf(text, sizeof text, "%s", why); /* the next call may fail, too */
@@ -792,6 +1072,7 @@ static void answer(command *c, phantom_status status) {
         phantom_session_last_error(c->session, NULL, &message, &peer_code, NULL);
         phantom_buffer_free(&message);
     }
+    if (status == PHANTOM_ERROR_STREAM_RESET) phantom_stream_reset_code(c->stream, &reset_code);
     pthread_mutex_lock(&output_lock);
     printf("{\"id\": %" PRId64 ", ", number_of(c, "id", 0));
     if (status == PHANTOM_OK) {
@@ -800,7 +1081,8 @@ static void answer(command *c, phantom_status status) {
         printf("\"missing\": \"%s\"}\n", c->answer);
     } else {
         int code = status == FAULT ? 0 : (int)status;
-        printf("\"error\": {\"code\": %d, \"peer_code\": %d, \"message\": ", code, (int)peer_code);
+        printf("\"error\": {\"code\": %d, \"peer_code\": %d, \"reset_code\": %d, ", code, (int)peer_code, (int)reset_code);
+        printf("\"message\": ");
         print_text(status == FAULT ? c->answer : text);
         printf("}}\n");
     }
