@@ -227,6 +227,18 @@ def _more_plans() -> Iterator[Plan]:
         duration=120.0,
     )
     yield _even(
+        "shaped",
+        "padding, jitter of 5 ms and cover traffic on a link that loses 1 % and reorders",
+        Link(rate=20, latency=0.015, loss=0.01, reorder=0.02, reorder_delay=0.010),
+        flows=(
+            Flow(sender="both", total=150_000, size=3_000, spread=0.9, interval=0.010),
+            Flow("streams", "both", 100_000, 2_000, 0.5, 0.010, streams=10, parallel=4, reset=0.2),
+            Flow("unreliable", total=20_000, size=200, interval=0.005),
+        ),
+        settings={"padding": "pade", "jitter": 0.005, "cover_interval": 0.020},
+        duration=120.0,
+    )
+    yield _even(
         "cut",
         "the network dies for good in the middle of a transfer; both ends notice and let go of everything",
         Link(rate=4, latency=0.020),

@@ -224,7 +224,8 @@ class World:
             if plan.version == 1:
                 conn: Connection = ConnectionV1(protection := ProtectionV1(*keys, **options), **common)
             else:
-                conn = Connection(protection := ProtectionV2(*keys, **options), **common)
+                dice = SeededRng(random.Random(self._rng.getrandbits(64)))
+                conn = Connection(protection := ProtectionV2(*keys, **options), rng=dice, **common)
             name = ("client" if initiator else "server") + tag
             batch = limits.SEND_BATCH + settings.bulk_chunk if pipe else 16_384
             end = Endpoint(name, clock, conn, link, batch)
