@@ -423,9 +423,7 @@ async def test_one_handshake_that_broke_stopped_all_later_ones(
     establish = listener._engine.establish
 
     def broken(*_: Any, **__: Any) -> None:
-        monkeypatch.setattr(
-            type(listener._engine), "establish", lambda _self, *rest, **more: establish(*rest, **more)
-        )
+        monkeypatch.setattr(type(listener._engine), "establish", lambda _self, *rest, **more: establish(*rest, **more))
         raise KeyError("a bug")
 
     monkeypatch.setattr(type(listener._engine), "establish", broken)
@@ -539,7 +537,7 @@ async def test_out_of_descriptors_it_waits_and_goes_on(
 async def test_a_peer_that_was_gone_before_it_was_looked_at(server_key: Any) -> None:
     async with phantom.listen("127.0.0.1:0", key=server_key) as listener:
         async with nothing_left(listener):
-            listener._begin(socket.socket(), ("127.0.0.1", 1))
+            listener._begin(listener._sockets[0], socket.socket(), ("127.0.0.1", 1))
             assert not listener._handshakes
 
 
