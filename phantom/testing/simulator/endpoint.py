@@ -149,7 +149,7 @@ class Endpoint:
             self._hand_over(end)
         while (event := conn.next_event()) is not None:
             self.events.append(event)
-        if conn.phase.over and not self.gone and not self._blocked():
+        if conn.phase.over and not conn.lingering and not self.gone and not self._blocked():
             self.gone = True
             if isinstance(self.link, PipeLink):
                 self.link.end()

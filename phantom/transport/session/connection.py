@@ -144,6 +144,11 @@ class Connection(SessionCore):
         return self.held is not None or (self.gated and self.release_at is not None) or self.jitter is not None
 
     @property
+    def lingering(self) -> bool:
+        """True while the session is over and copies of its CLOSE are still to leave: the leg stays open."""
+        return self.close_copies > 0
+
+    @property
     def messages_ended(self) -> bool:
         """True once the peer's FIN on stream 1 has passed and every message before it was read (§14.2)."""
         return self.assembler.finished and not self.messages and not self.assembler.run_bytes

@@ -114,6 +114,7 @@ class SessionCore:
         "budget",
         "bundle",
         "challenge",
+        "close_at",
         "close_code",
         "close_copies",
         "close_deadline",
@@ -261,6 +262,7 @@ class SessionCore:
         self.pings_owed = 0
         self.pongs_owed = 0
         self.close_copies = 0
+        self.close_at: float | None = None  # when the next copy is due, where they are spaced
         self.events: deque[Event] | None = None
         self.progress = False  # waiters may have become satisfied
 

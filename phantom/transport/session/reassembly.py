@@ -15,6 +15,10 @@ from phantom.transport.packet import frames
 __all__ = ["Reassembly", "Verdict"]
 
 
+_EMPTY: list[int] = []  # idle streams share it; nothing is ever put into it
+_NOTHING: list[bytes] = []
+
+
 class Verdict(enum.Enum):
     """What became of a segment, and whether it is acknowledged."""
 
@@ -61,14 +65,14 @@ class Reassembly:
         self.next_index = 0
         self.store: dict[int, bytes] | None = None
         self.stored = 0
-        self._lows: list[int] = []  # of the islands in the store
-        self._highs: list[int] = []
+        self._lows: list[int] = _EMPTY  # of the islands in the store
+        self._highs: list[int] = _EMPTY
         self.fin_index: int | None = None
         self._announcements = announcements
         self._discards = False  # the peer reset its half: indices are still acknowledged, their bytes dropped
         self._max_segments = max_segments
         self._max_bytes = max_bytes
-        self._ready: list[bytes] = []
+        self._ready: list[bytes] = _NOTHING
 
     @property
     def finished(self) -> bool:
@@ -89,8 +93,7 @@ class Reassembly:
         """Forgets the early segments."""
         self.store = None
         self.stored = 0
-        self._lows.clear()
-        self._highs.clear()
+        self._lows = self._highs = _EMPTY
 
     @property
     def top(self) -> int:
@@ -104,7 +107,7 @@ class Reassembly:
         self._discards = True
         self.fin_index = final_index - 1
         self.stored = 0
-        self._ready.clear()
+        self._ready = _NOTHING
         if self.store is not None:
             self.store = dict.fromkeys(self.store, b"")
         return True
@@ -135,6 +138,8 @@ class Reassembly:
             self.stored += len(data)
             self._note(index)
             return Verdict.BUFFERED
+        if self._ready is _NOTHING:
+            self._ready = []
         if data:
             self._ready.append(data)
         self.next_index += 1
@@ -143,7 +148,7 @@ class Reassembly:
 
     def take(self) -> list[bytes]:
         """The in-order pieces that became deliverable since the last call."""
-        ready, self._ready = self._ready, []
+        ready, self._ready = self._ready, _NOTHING
         return ready
 
     def islands(self) -> list[tuple[int, int]]:
@@ -175,6 +180,8 @@ class Reassembly:
 
     def _note(self, index: int) -> None:
         """Keeps the islands of the store: sorting it for each SACK would let a peer buy work with small packets."""
+        if self._lows is _EMPTY:
+            self._lows, self._highs = [], []
         lows, highs = self._lows, self._highs
         at = bisect_right(lows, index)
         joins_above = at < len(lows) and lows[at] == index + 1
@@ -202,3 +209,4 @@ class Reassembly:
             del self._lows[0], self._highs[0]
         if not store:
             self.store = None
+            self._lows = self._highs = _EMPTY

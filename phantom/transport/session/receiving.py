@@ -39,6 +39,8 @@ def receive(core: SessionCore, buf: bytearray, view: memoryview, start: int, end
     The window is only lent: nothing of it is referenced after the return.
     Raises FrameTooLargeError when a declared length is over the cap or empty frames flood (leg failure, §21.1).
     """
+    if core.phase.over:  # nobody listens any more
+        return end
     protection, path_id = core.protection, core.path.id
     cap, unpack, opened, data = core.settings.frame_cap, _U32.unpack_from, protection.open, flag.DATA
     first, assembler, streams = core.session_stream, core.assembler, core.streams
@@ -49,7 +51,7 @@ def receive(core: SessionCore, buf: bytearray, view: memoryview, start: int, end
     fresh: list[Stream] = []
     failure: FrameTooLargeError | None = None
     at = start
-    over = core.phase.over
+    over = False
     try:
         while end - at >= 4 and not over:
             length = unpack(buf, at)[0]
@@ -125,7 +127,7 @@ def receive_watched(
     """As :func:`receive`, frame by frame, telling the observer of each."""
     protection, stats = core.protection, core.stats
     at = start
-    while end - at >= 4 and not core.phase.over:
+    while end - at >= 4:
         stop = at + 4 + _U32.unpack_from(buf, at)[0]
         if stop > end:
             break

@@ -55,7 +55,7 @@ def _fill(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap: int
         at = _fill_streams(core, buf, view, at, cap, now)
         if core.owed and not core.close_copies:  # the window of a new stream, the PING behind the last segment
             at = _fill_owed(core, buf, view, at, cap, now)
-    if core.close_copies:
+    if core.close_copies and (core.close_at is None or now >= core.close_at):
         at = _fill_close(core, buf, view, at, cap, now)
     if at != start:
         core.stats.bytes_sent += at - start
@@ -88,9 +88,9 @@ def _fill_suspended(core: SessionCore, buf: bytearray, view: memoryview, at: int
         except PhantomError as error:
             core.fail(error)
         core.path.ping_sent(now)
-    if core.close_copies:
-        at = _fill_close(core, buf, view, at, cap, now)
     core.owed = False
+    if core.close_copies and (core.close_at is None or now >= core.close_at):
+        at = _fill_close(core, buf, view, at, cap, now)
     core.gated = True
     core.release_at = None
     core.stats.bytes_sent += at - start
@@ -390,7 +390,7 @@ def _fill_owed(core: SessionCore, buf: bytearray, view: memoryview, at: int, cap
     except PhantomError as error:  # nonces or epochs are exhausted
         core.fail(error)
         return done.at
-    core.owed = left or core.close_copies > 0
+    core.owed = left or (core.close_copies > 0 and core.close_at is None)
     return done.at
 
 
@@ -492,6 +492,13 @@ def _fill_close(core: SessionCore, buf: bytearray, view: memoryview, at: int, ca
         for channel in core.channels():
             if channel.pending_acks and cap - at >= 4 * _FRAME_ROOM:
                 at = _fill_ack(core, channel, buf, view, at, now)
+        if core.path.profile.close_spacing:  # one burst of loss does not take them all (§15.2)
+            at = control(core, buf, view, at, 0, flag.CLOSE, close)
+            core.close_copies -= 1
+            if core.close_copies:
+                core.close_at = now + min(core.path.estimator.srtt / 4, limits.CLOSE_SPACING)
+                core.owed = False
+                return at
         for _ in range(core.close_copies):
             at = control(core, buf, view, at, 0, flag.CLOSE, close)
     except PhantomError:  # no key is left; the end of the leg says it

@@ -19,7 +19,7 @@ __all__ = ["handle_timer", "next_timer", "path_lost", "rest_at"]
 def next_timer(core: SessionCore) -> float | None:
     """When :func:`handle_timer` is due, or None. Cheap; asked after every call."""
     if core.phase.over:
-        return None
+        return core.close_at if core.close_copies else None
     first, path = core.session_stream, core.path
     due = earlier(core.drain_deadline, core.confirm_deadline)
     if first.pending_acks and not first.ack_now:
@@ -58,6 +58,8 @@ def next_timer(core: SessionCore) -> float | None:
 def handle_timer(core: SessionCore, now: float) -> None:
     """Does what has become due; may be called early or late without harm."""
     if core.phase.over:
+        if core.close_copies and core.close_at is not None and now >= core.close_at:
+            core.owed = True
         return
     if core.drain_deadline is not None and now >= core.drain_deadline:
         core.move(Trigger.DRAIN_ENDED, f"the peer closed the session with code {core.peer_code}")
