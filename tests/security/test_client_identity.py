@@ -344,6 +344,28 @@ async def test_the_drop_ins_take_identities_too(alice: phantom.HybridSigningKey)
     assert greeted == [alice.verifying_key()]
 
 
+async def test_wa58_version_1_which_has_no_identities_is_refused(alice: phantom.HybridSigningKey) -> None:
+    both = PhantomConfig(accept_versions=frozenset({1, 2}))
+    old = PhantomConfig(offer_version=1)
+    async with house(only(alice), config=both) as place:
+        with pytest.raises(phantom.ProtocolRejectedError):
+            await phantom.connect(place.url, config=old, timeout=PATIENCE)
+        await place.is_empty_again()
+        assert place.guests == []
+        await place.lets_in(alice)
+    with pytest.raises(phantom.ConfigError, match="an identity needs version 2"):
+        phantom.connect("127.0.0.1:1", alice.verifying_key(), identity=alice, config=old)
+
+
+async def test_wa58_optional_takes_version_1_as_a_client_without_identity() -> None:
+    both = PhantomConfig(accept_versions=frozenset({1, 2}))
+    async with house(phantom.ClientPolicy.optional(), config=both) as place:
+        async with phantom.connect(place.url, config=PhantomConfig(offer_version=1), timeout=PATIENCE) as session:
+            await session.send(b"old")
+            assert await session.recv(PATIENCE) == b"old"
+        assert [outcome.client_identity for outcome in place.guests] == [None]
+
+
 def test_wa58_silence_ends_the_session_at_the_handshake_deadline(alice: phantom.HybridSigningKey) -> None:
     async def scenario() -> None:
         server, client, _ = _virtual_pair(only(alice))
