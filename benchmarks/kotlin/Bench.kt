@@ -14,10 +14,10 @@ import kotlin.system.exitProcess
 
 private const val SIZE = 256 shl 10
 private const val WINDOW = 4 shl 20 // of bytes under way
-private const val PINGS_BEFORE = 3000
+private const val PINGS_BEFORE = 2000
 private const val CONNECTS = 20
 private const val IN_MEMORY = "127.0.0.1:9" // a sidecar that answers itself
-private const val WARM_SECONDS = 4.0
+private const val WARM_SECONDS = 10.0
 
 private fun now() = System.nanoTime()
 

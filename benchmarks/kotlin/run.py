@@ -3,7 +3,7 @@
 Needs what ``make kotlin`` builds. Both clients do the same by the same sidecar, with an echoing queue in the place of
 the session (*Exchange*: the client and its hop alone) and with a session to an echo server in a third process:
 
-- echo both ways at once in messages of 256 KiB, at most 4 MiB under way; Kotlin after 4 s of the same (its compiler
+- echo both ways at once in messages of 256 KiB, at most 4 MiB under way; Kotlin after 10 s of the same (its compiler
   works in the background), Python after 16 messages;
 - a unary call (Get), and 64 B there and back over an exchange, one at a time;
 - from nothing to the first byte of an answer: a new client, its lease, a session, 1 B there and back; the first one of

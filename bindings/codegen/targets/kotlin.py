@@ -670,6 +670,8 @@ class _Writer:
                 arguments.append(f"{_quoted(camel(member.name))} = ref")
             elif member.name == "lease_id":
                 arguments.append("leaseId = link.leaseId")
+            elif member.c_skip:
+                continue  # a matter between a client and the sidecar
             elif member.oneof:
                 if member.oneof not in parameters:
                     oneof = next(oneof for oneof in request.oneofs if oneof.name == member.oneof)

@@ -44,7 +44,7 @@ internal class Connection private constructor(
     val link: PhantomLink = PhantomLink(clients, leaseId)
 
     /** Exchange as it is on the wire: bulk is not copied into the façade's classes and back. */
-    val exchangeStub: SessionServiceCoroutineStub = SessionServiceCoroutineStub(transport.channel)
+    val exchangeStub: SessionServiceCoroutineStub = SessionServiceCoroutineStub(transport.channel).withOnReadyThreshold(MESSAGE_CAP)
 
     @Volatile
     var lost: PhantomException? = null

@@ -33,6 +33,7 @@ import kotlin.time.Duration.Companion.milliseconds
 import kotlin.time.Duration.Companion.seconds
 
 private val AGAIN = 50.milliseconds // between two looks for a sidecar that is being started
+private val OPEN_TIMEOUT = 10.seconds
 private val CONNECT_TIMEOUT = 20.seconds
 private val MARGIN = 2.seconds // that the sidecar has to say how a call ended whose limit it keeps itself
 private val CLOSE_TIMEOUT = 7.seconds
@@ -75,7 +76,9 @@ public class Phantom private constructor(
         current?.abandon()
         current = null
         process?.start()
-        return Connection.open(find()).also { current = it }
+        val place = find()
+        val limit = Limit(OPEN_TIMEOUT, "the sidecar at ${place.address} did not answer")
+        return limit.run { Connection.open(place).also { current = it } }
     }
 
     override suspend fun <T> call(block: suspend (PhantomLink) -> T): T = block(connection().link)
@@ -107,7 +110,7 @@ public class Phantom private constructor(
     /** Whether a failure is one that a sidecar that is just being started explains. */
     private suspend fun isPassing(failed: PhantomException): Boolean =
         when (failed.code) {
-            ErrorCode.NETWORK -> true
+            ErrorCode.NETWORK, ErrorCode.TIMEOUT -> true
             ErrorCode.ACCESS_DENIED -> failed.detail == null && !find().hasTokenFile()
             else -> false
         }

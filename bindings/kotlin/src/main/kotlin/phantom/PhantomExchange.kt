@@ -3,6 +3,7 @@ package phantom
 import com.google.protobuf.ByteString
 import com.google.protobuf.UnsafeByteOperations
 import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.NonCancellable
 import kotlinx.coroutines.cancelAndJoin
@@ -62,8 +63,11 @@ public class PhantomExchange internal constructor(
     private var owed = 0L // credit to grant
     private var unacked = 0L // bytes received since the last credit, which acknowledges them
     private var asking = false
+    private var hasMadeRoom = false // in the last look at what is to be sent
     private var error: PhantomException? = null
-    private val work: Job = connection.scope.launch { run() }
+
+    // Without a dispatcher: it runs where a chunk arrives and where one is queued, and wakes others only.
+    private val work: Job = connection.scope.launch(Dispatchers.Unconfined) { run() }
 
     /** Queues one message; waits while more than 4 MiB are queued. Cancelled while waiting, nothing is queued. */
     public suspend fun send(
@@ -199,6 +203,7 @@ public class PhantomExchange internal constructor(
             while (true) {
                 val seen = changes.value
                 val next = synchronized(this@PhantomExchange) { next() }
+                if (hasMadeRoom) changes.update { it + 1 } // somebody may wait for it
                 if (next != null) emit(request(next)) else changes.first { it != seen }
             }
         }
@@ -207,6 +212,7 @@ public class PhantomExchange internal constructor(
 
     /** What is to be sent now; null if nothing can or need be. */
     private fun next(): ClientFrame.Builder? {
+        hasMadeRoom = false
         val message = outgoing.firstOrNull()
         val rest = if (message == null) 0 else message.size - at
         return when {
@@ -239,7 +245,7 @@ public class PhantomExchange internal constructor(
             at = 0
             outgoing.removeFirst()
             outgoingBytes -= message.size + OVERHEAD
-            changes.update { it + 1 } // somebody may wait for room
+            hasMadeRoom = true
         }
         return chunk
     }

@@ -41,10 +41,12 @@ import phantom.v1.SessionNotFoundException
 import phantom.v1.SessionOperations
 import phantom.v1.StreamServiceAcceptRequest
 import phantom.v1.StreamServiceOpenRequest
+import phantom.v1.StreamServiceReleaseRequest
 import phantom.v1.TimeoutException
 import phantom.v1.VerifyingKey
 import phantom.v1.WatchEventsRequest
 import phantom.v1.sent
+import java.util.concurrent.atomic.AtomicLong
 import kotlin.time.Duration
 import kotlin.time.Duration.Companion.seconds
 
@@ -110,6 +112,7 @@ public class PhantomSession internal constructor(
     private val receiving = Mutex()
     private val acceptingStream = Mutex()
     private var takenStreams = 0uL
+    private val openings = AtomicLong()
     private var ending: Deferred<Boolean>? = null
 
     /** Follows the session to its end. */
@@ -255,10 +258,25 @@ public class PhantomSession internal constructor(
         wait: Boolean = true,
         timeout: Duration? = null,
     ): PhantomStream {
-        val request = StreamServiceOpenRequest(ref, priority, noWait = !wait)
+        val request = StreamServiceOpenRequest(ref, priority, noWait = !wait, opening = openings.incrementAndGet().toULong())
         return connection.making(client, { it.release() }) {
-            val opened = explaining { connection.clients.stream.open(request, timeout) }
+            val opened =
+                try {
+                    explaining { connection.clients.stream.open(request, timeout) }
+                } catch (late: TimeoutException) {
+                    giveUp(request)
+                    throw late
+                }
             PhantomStream(client, connection, opened.stream.sent("stream"))
+        }
+    }
+
+    /** Of an Open whose answer did not come: the sidecar closes what it opened, or is about to. */
+    private suspend fun giveUp(open: StreamServiceOpenRequest) {
+        try {
+            connection.clients.stream.release(StreamServiceReleaseRequest(session = ref, opening = open.opening), MARGIN)
+        } catch (_: PhantomException) {
+            // the session is over, and its streams with it
         }
     }
 

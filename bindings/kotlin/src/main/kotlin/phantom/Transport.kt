@@ -26,6 +26,9 @@ import java.util.logging.Logger
 internal const val MESSAGE_CAP: Int = 1 shl 20
 private const val ENVELOPE = 64 shl 10
 
+/** What HTTP/2 lets be under way: more than the windows of an exchange, which are what bounds it. */
+private const val HTTP_WINDOW = 8 shl 20
+
 /** Whether this JVM reaches unix sockets: Netty's epoll is there. */
 internal val reachesUnixSockets: Boolean get() = Epoll.isAvailable()
 
@@ -81,6 +84,8 @@ internal class Transport(
                 .proxyDetector { null } // nobody between us and this machine
                 .disableRetry() // a call that was made once is made once
                 .maxInboundMessageSize(MESSAGE_CAP + ENVELOPE)
+                .flowControlWindow(HTTP_WINDOW)
+                .directExecutor() // what a callback does is wake a coroutine, which has its own thread
                 .intercept(Bearer(token))
                 .build()
     }

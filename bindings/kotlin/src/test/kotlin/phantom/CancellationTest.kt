@@ -7,7 +7,9 @@ import kotlinx.coroutines.async
 import kotlinx.coroutines.cancelAndJoin
 import kotlinx.coroutines.channels.Channel
 import kotlinx.coroutines.flow.collect
+import kotlinx.coroutines.delay
 import kotlinx.coroutines.launch
+import kotlinx.coroutines.withTimeoutOrNull
 import kotlinx.coroutines.yield
 import org.junit.jupiter.api.AfterAll
 import org.junit.jupiter.api.BeforeAll
@@ -21,6 +23,7 @@ import kotlin.test.Test
 import kotlin.test.assertEquals
 import kotlin.test.assertTrue
 import kotlin.time.Duration.Companion.microseconds
+import kotlin.time.Duration.Companion.milliseconds
 import kotlin.time.Duration.Companion.seconds
 
 private const val ROUNDS = 1000
@@ -189,12 +192,20 @@ class CancellationTest {
         live {
             launched().use { own ->
                 val listener = own.listen("127.0.0.1:0", config = PhantomConfig(maxSessionsPerIp = 0u, maxInflightPerSource = 1000u))
-                val accepting = launch { listener.sessions().collect { it.close() } }
+                val made = Collections.synchronizedList(mutableListOf<PhantomSession>())
+                val accepting =
+                    launch {
+                        listener.sessions().collect {
+                            made += it
+                            it.close()
+                        }
+                    }
                 val random = Random(5)
                 repeat(100) {
                     val connecting =
                         launch(Dispatchers.Default, CoroutineStart.UNDISPATCHED) {
                             val session = own.connect(listener.urls.first(), timeout = 60.seconds)
+                            made += session
                             try {
                                 session.send(ByteArray(1000))
                             } catch (_: PhantomException) {
@@ -205,9 +216,10 @@ class CancellationTest {
                         }
                     connecting.cancelledSometime(random, most = 20_000)
                 }
-                while (own.lease().sessions > 0u) yield()
-                accepting.cancelAndJoin()
-                listener.shutdown()
+                listener.shutdown() // an Accept that waits counts as a session that is being opened
+                accepting.join()
+                val held = withTimeoutOrNull(60.seconds) { while (own.lease().sessions > 0u) delay(20.milliseconds) }
+                assertTrue(held != null, "${own.lease()} after a minute; ${made.filter { it.watching.isActive }}")
                 assertEquals(0u, own.lease().listeners)
             }
         }

@@ -163,10 +163,8 @@ public abstract class StreamOperations internal constructor(
      * If not, the peer is asked to stop, and an own half that was not finished is reset, both with code 0.
      */
     public suspend fun release(
-        session: SessionRef? = null,
-        opening: ULong = 0uL,
         timeout: Duration? = null,
     ) {
-        call { link -> link.clients.stream.release(StreamServiceReleaseRequest(stream = ref, session = session, opening = opening), timeout) }
+        call { link -> link.clients.stream.release(StreamServiceReleaseRequest(stream = ref), timeout) }
     }
 }
