@@ -134,6 +134,13 @@ TARGETS = [
         False,
         lambda rows: rows.median(memory.GROUP, memory.case(5000), memory.PHANTOM, memory.SERVER),
     ),
+    Target(
+        "11",
+        "KiB of resident memory of an idle session, server of 10000",
+        12,
+        False,
+        lambda rows: rows.median(memory.GROUP, memory.case(10000), memory.PHANTOM, memory.SERVER),
+    ),
     *(
         Target(
             "11",

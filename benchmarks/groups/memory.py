@@ -1,4 +1,4 @@
-"""Resident memory of an idle connection, at both ends."""
+"""Resident memory of an idle connection, at both ends, and the CPU that all of them take while nothing happens."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from benchmarks.peers.idle import raise_descriptor_limit
 GROUP = "memory"
 PHANTOM = "Phantom, asyncio"
 KINDS = {PHANTOM: "phantom", "TLS 1.3, asyncio streams": "tls", "TCP without crypto, asyncio streams": "tcp"}
-COUNTS = (1000, 5000)
+COUNTS = (1000, 5000, 10000)
 SERVER, CLIENT = "server KiB", "client KiB"
+SERVER_CPU = "server CPU %"  # of one core
 _WARM = 50  # connections that are there before anything is compared
 _SETTLE = 2.0  # s; idle is what has been so for a moment
+_WATCHED = 3.0  # s
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -29,7 +31,7 @@ def case(count: int) -> str:
 
 
 def growth(kind: str, counts: list[int]) -> dict[int, dict[str, float]]:
-    """KiB by which each process grew for every connection, for each count in turn."""
+    """KiB by which each process grew for every connection, and the server's share of a core, for each count in turn."""
     most = max(counts) + _WARM
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_program(most, "server", kind))
@@ -48,7 +50,10 @@ def growth(kind: str, counts: list[int]) -> dict[int, dict[str, float]]:
             if at_server["held"] < count + _WARM:
                 raise RuntimeError(f"the server holds {at_server['held'] - _WARM} connections, not {count}")
             grown = at_server["resident"] - before[0], at_client["resident"] - before[1]
-            found[count] = {name: size / count / KiB for name, size in zip((SERVER, CLIENT), grown, strict=True)}
+            time.sleep(_WATCHED)
+            busy = (_ask(server, 0)["cpu"] - at_server["cpu"]) / _WATCHED
+            sizes = {name: size / count / KiB for name, size in zip((SERVER, CLIENT), grown, strict=True)}
+            found[count] = {**sizes, SERVER_CPU: busy * 100}
         return found
 
 

@@ -1,8 +1,8 @@
 """A server and a client that hold idle connections; started as programs, so that their memory is their own.
 
 ``python -m benchmarks.peers.idle server KIND`` prints its address, then answers each line on stdin with a line of JSON:
-how many connections it holds and its resident memory. ``... client KIND ADDRESS`` opens as many more connections as
-each line says and answers with its resident memory. KIND: phantom, tls, tcp.
+how many connections it holds, its resident memory and its CPU seconds so far. ``... client KIND ADDRESS`` opens as many
+more connections as each line says and answers with its resident memory. KIND: phantom, tls, tcp.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import resource
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+from benchmarks.harness import cpu_seconds
 
 _AT_ONCE = 16  # connections being opened
 _SPARE = 64  # descriptors for everything else
@@ -50,7 +52,7 @@ async def serve(kind: str) -> None:
         from benchmarks.peers.sockets import accept_idle
     accepting = asyncio.create_task(accept_idle(_say, held, kind))
     while await asyncio.to_thread(sys.stdin.readline):
-        _say(json.dumps({"held": len(held), "resident": resident()}))
+        _say(json.dumps({"held": len(held), "resident": resident(), "cpu": cpu_seconds()}))
     accepting.cancel()
 
 
@@ -69,7 +71,7 @@ async def connect(kind: str, address: str) -> None:
     while line := await asyncio.to_thread(sys.stdin.readline):
         each, rest = divmod(int(line), _AT_ONCE)
         await asyncio.gather(*(some(each + (number < rest)) for number in range(_AT_ONCE)))
-        _say(json.dumps({"held": len(held), "resident": resident()}))
+        _say(json.dumps({"held": len(held), "resident": resident(), "cpu": cpu_seconds()}))
 
 
 def main(arguments: list[str]) -> None:
