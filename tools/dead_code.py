@@ -23,13 +23,23 @@ NOT_ASKED = re.compile(
     r"/_?generated/|/golden/|^bindings/codegen/(model\.py$|targets/)"
     r"|^phantom/limits\.py$|^phantom/transport/packet/flags\.py$"
 )
-# pytest finds these by name or by decorator, and the conformance drivers their commands (do_*); the three arguments of
-# __exit__ are Python's.
-IGNORED_NAMES = ["test_*", "Test*", "pytest_*", "pytestmark", "do_*", "exc_type", "exc_value", "traceback", "__cause__"]
-IGNORED_DECORATORS = ["@pytest.fixture*", "@pytest.hookimpl*", "@*.command*", "@*.callback*"]
+# pytest and hypothesis find these by name or by decorator, and the conformance drivers their commands (do_*); the three
+# arguments of __exit__ are Python's.
+IGNORED_NAMES = [
+    "test_*",
+    "Test*",
+    "pytest_*",
+    "pytestmark",
+    "do_*",
+    "teardown",
+    "exc_type",
+    "exc_value",
+    "traceback",
+    "__cause__",
+]
+IGNORED_DECORATORS = ["@pytest.fixture*", "@pytest.hookimpl*", "@*.command*", "@*.callback*", "@rule*", "@invariant*"]
 # reason -> names
 USED_ELSEWHERE: dict[str, set[str]] = {
-    "parameters of protocols that describe a library's objects": {"associated_data"},
     "attributes of a library's objects, and choices that it reads": {"HEX", "_clock_resolution", "overflow"},
     "named in a string": {"not_a_coroutine"},
     "states of the specification that later features enter": {

@@ -75,12 +75,11 @@ class Link:
 
 
 class LinkCounters:
-    """What a link did, in datagrams or pieces, and in bytes taken and delivered."""
+    """What a link did, in datagrams or pieces, and in bytes delivered."""
 
     __slots__ = (
         "blackholed",
         "bytes_delivered",
-        "bytes_taken",
         "corrupted",
         "delivered",
         "duplicated",
@@ -92,7 +91,7 @@ class LinkCounters:
     )
 
     def __init__(self) -> None:
-        self.taken = self.bytes_taken = 0
+        self.taken = 0
         self.delivered = self.bytes_delivered = 0
         self.lost = self.corrupted = self.duplicated = self.reordered = 0
         self.overflowed = self.blackholed = self.too_large = 0
@@ -157,7 +156,6 @@ class DatagramLink(_Direction):
         """Hands one datagram to the link; what becomes of it is the link's affair."""
         link, counters, rng, now = self.link, self.counters, self.rng, self.clock.now
         counters.taken += 1
-        counters.bytes_taken += len(data)
         size = len(data) + link.overhead
         if len(data) > link.mtu:
             counters.too_large += 1
@@ -230,7 +228,6 @@ class PipeLink(_Direction):
     def send(self, data: bytes) -> None:
         """Writes ``data``; look at :attr:`blocked` afterwards."""
         self.counters.taken += 1
-        self.counters.bytes_taken += len(data)
         self._waiting.append(data)
         self._take()
 

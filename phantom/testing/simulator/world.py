@@ -151,7 +151,6 @@ class World:
         self._handshakes: list[tuple[HandshakeClient, HandshakeServer]] = []
         self._memories = (ReceiveMemory(plan.memory), ReceiveMemory(plan.memory))
         self._provider = null_aead_provider(self.clock) if plan.aead == "null" else get_provider()
-        self._checked = checked
         self._period = 0.005
         self._sampled = 0
         self._sampled_at = 0.0

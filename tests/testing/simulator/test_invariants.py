@@ -159,12 +159,6 @@ def spoil_hard_bound(view: View) -> None:
     view.memory.charged += view.memory.capacity * 2
 
 
-def spoil_charged_after_the_end(view: View) -> None:
-    view.conn.phase = Phase.CLOSED
-    view.memory._accounts[view.conn] = (0, 0)
-    view.conn.next_timer = lambda: None  # type: ignore[method-assign]
-
-
 SPOILED: list[tuple[Callable[[View], None], str, str]] = [
     (spoil_queued, "conservation", "queued"),
     (spoil_acknowledged_too_far, "conservation", "the peer has"),
@@ -393,13 +387,6 @@ class Babbler:
 
     def receive(self, *window: Any) -> int:
         return 0
-
-
-class Hole:
-    backlog = 0.0
-
-    def send(self, data: bytes) -> None:
-        pass
 
 
 def babbling() -> Endpoint:
