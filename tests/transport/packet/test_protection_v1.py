@@ -32,6 +32,8 @@ def test_capabilities() -> None:
     assert not p.supports_rekey
     assert not p.supports_paths
     assert not p.unconfirmed
+    assert not p.must_rekey(1, 0)
+    assert p.grace_end is None
     before = state(p)
     p.rekey(0.0)
     p.set_srtt(1.0)
