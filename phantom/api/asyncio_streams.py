@@ -145,7 +145,9 @@ class _StreamTransport(asyncio.Transport):
         if self._lost:
             return
         try:
-            if self._stream._stream.write_ended and not self._eof_written and not self._closing:
+            conn = self._driver.conn
+            ended = self._stream._stream.write_ended and not self._eof_written and not self._closing
+            if ended and conn.accepts_writes:
                 self._put(b"")  # which says why
                 if self.is_closing():
                     return
@@ -162,7 +164,6 @@ class _StreamTransport(asyncio.Transport):
         except PhantomError as error:
             self._lose(_as_connection_error(error))
         else:
-            conn = self._driver.conn
             if conn.phase.over and not self._paused and not (self._owned and self._closing):
                 self._lose(None if conn.error is None else _as_connection_error(conn.end_error()))
 

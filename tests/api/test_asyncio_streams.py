@@ -337,6 +337,119 @@ async def test_the_end_of_the_session_ends_its_streams(server_key: Any, code: in
             await other.drain()
 
 
+async def test_a_session_that_ends_behind_the_last_byte_ends_a_transport_without_an_error(server_key: Any) -> None:
+    closed = asyncio.Event()
+
+    async def read_and_wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.read() == b"all there is"
+        await writer.wait_closed()
+        writer.write(b"dropped")
+        with pytest.raises(ConnectionResetError):
+            await writer.drain()
+        closed.set()
+
+    async with _serving(server_key, read_and_wait) as server:
+        _, writer = await phantom.open_connection(server.urls[0])
+        writer.write(b"all there is")
+        await _end(writer)
+        await asyncio.wait_for(closed.wait(), PATIENCE)
+
+
+async def test_close_sends_what_waits_in_the_transport(server_key: Any) -> None:
+    received = asyncio.get_running_loop().create_future()
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.set_result(len(await reader.read()))
+        await _end(writer)
+
+    async with _serving(server_key, count) as server:
+        _, writer = await phantom.open_connection(server.urls[0])
+        writer.write(bytes(10 << 20))
+        writer.write(bytes(10 << 20))
+        assert writer.transport.get_write_buffer_size()
+        await _end(writer)
+        assert await received == 20 << 20
+
+
+async def test_a_lost_leg_ends_a_writer_that_is_paused(server_key: Any) -> None:
+    pairs: list[Pair] = []
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pairs.append((reader, writer))
+
+    async with _serving(server_key, hold) as server:
+        reader, writer = await phantom.open_connection(server.urls[0])
+        await until(lambda: pairs)
+
+        async def fill() -> None:
+            while True:
+                writer.write(bytes(1 << 20))
+                await writer.drain()
+
+        filling = asyncio.ensure_future(fill())
+        await until(lambda: writer.transport.get_write_buffer_size() > 65536)
+        await turns()
+        writer.get_extra_info("phantom_session")._driver.leg_lost(None)
+        with pytest.raises(ConnectionError):
+            await filling
+        with pytest.raises(ConnectionAbortedError) as caught:
+            await reader.read()
+        assert isinstance(caught.value, phantom.SessionDeadError)
+        with pytest.raises(ConnectionAbortedError):
+            await writer.wait_closed()
+        pairs[0][1].close()
+
+
+async def test_another_protocol_loses_its_connection_when_the_peer_stops_it(server_key: Any) -> None:
+    lost: list[Any] = []
+
+    class Writer(asyncio.Protocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            lost.append(exc)
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.get_extra_info("phantom_stream").stop(5)
+
+    async with _serving(server_key, refuse) as server:
+        _, writer = await phantom.open_connection(server.urls[0])
+        transport: Any = writer.transport
+        transport.set_protocol(Writer())
+        await until(lambda: lost)
+        assert isinstance(lost[0], ConnectionResetError)
+        assert lost[0].reset_code == 5
+
+
+async def test_a_session_without_its_stream_is_not_left_behind(
+    server_key: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[phantom.PhantomSession] = []
+
+    async def refuse(session: phantom.PhantomSession, **_: Any) -> Any:
+        made.append(session)
+        raise phantom.StreamLimitError
+
+    async with _serving(server_key) as server:
+        monkeypatch.setattr(phantom.PhantomSession, "open_stream", refuse)
+        with pytest.raises(phantom.StreamLimitError):
+            await phantom.open_connection(server.urls[0])
+        assert made[0]._driver.conn.phase.over  # type: ignore[union-attr]
+
+
+async def test_closing_clients_lets_what_is_queued_arrive(server_key: Any) -> None:
+    begun = asyncio.Event()
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes(100_000))
+        begun.set()
+
+    async with _serving(server_key, greet) as server:
+        reader, writer = await phantom.open_connection(server.urls[0])
+        await begun.wait()
+        server.close_clients()
+        assert len(await reader.read()) == 100_000
+        await _end(writer)
+
+
 async def test_a_lost_connection_is_a_connection_error(server_key: Any) -> None:
     lost = asyncio_streams._as_connection_error(phantom.SessionDeadError("gone"))
     assert isinstance(lost, ConnectionAbortedError)

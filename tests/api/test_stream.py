@@ -230,6 +230,29 @@ async def test_wait_false_at_the_limit_is_stream_limit_error(sessions: Sessions)
             await client.open_stream(wait=False)
 
 
+async def test_all_who_wait_get_the_slots_that_become_free_together(sessions: Sessions) -> None:
+    async with sessions() as (client, server):
+        mine = [await client.open_stream(wait=False) for _ in range(limits.MAX_STREAMS)]
+        waiting = [asyncio.ensure_future(client.open_stream()) for _ in range(3)]
+        await turns()
+        for stream in mine[:3]:
+            stream.reset(1)
+        for _ in range(3):
+            (await server.accept_stream(PATIENCE))._leave(failed=False)
+        opened = [await asyncio.wait_for(opening, PATIENCE) for opening in waiting]
+        assert [stream.stream_id for stream in opened] == [3 + 2 * (limits.MAX_STREAMS + number) for number in range(3)]
+
+
+async def test_when_the_ids_are_used_up_opening_says_so_and_does_not_wait(sessions: Sessions) -> None:
+    async with sessions() as (client, _):
+        client._driver.conn.stream_table()._next_own = 65535  # type: ignore[union-attr]
+        last = await client.open_stream()
+        assert last.stream_id == 65535
+        for wait in (True, False):
+            with pytest.raises(phantom.StreamLimitError, match="session"):
+                await client.open_stream(wait=wait, timeout=PATIENCE)
+
+
 def test_waiting_for_a_slot_has_its_deadline(server_key: Any) -> None:
     async def main() -> None:
         pair = await session_pair(key=server_key, runtime=SimulatedRuntime())
