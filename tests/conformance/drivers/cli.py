@@ -63,13 +63,24 @@ class CommandLine(Handler):
     # --- servers ------------------------------------------------------------------------------------------------------
 
     async def do_listen(
-        self, name: str, address: str = "tcp://127.0.0.1:0", key: str | None = None, **rest: Any
+        self,
+        name: str,
+        address: str = "tcp://127.0.0.1:0",
+        key: str | None = None,
+        clients: str = "none",
+        authorized: str = "",
+        authorized_file: str = "",
+        **rest: Any,
     ) -> dict[str, Any]:
         bind, *more = address.split(" ")
         arguments = ["serve", "--json", "--log-filter", "error", "--bind", bind]
         for other in more:
             arguments += ["--leg", other]
         arguments += ["--signing-key-file", str(self._keys[key] if key else self._new(".key"))]
+        if clients == "optional":
+            raise NotOffered("no option for identities that are optional")
+        if clients == "required":
+            arguments += ["--authorized-clients", authorized_file or str(self._list(authorized))]
         for argument, value in rest.items():
             arguments += {
                 "reuse_port": ["--reuse-port"] if value else [],
@@ -105,6 +116,7 @@ class CommandLine(Handler):
         timeout_ms: int,
         pin: str | None = None,
         pin_form: str = "text",
+        identity: str | None = None,
         **rest: Any,
     ) -> dict[str, Any]:
         if rest:
@@ -117,6 +129,8 @@ class CommandLine(Handler):
             path = self._new(".pin")
             path.write_bytes(bytes.fromhex(pin))
             arguments += ["--pinned-key-file", str(path)]
+        if identity is not None:
+            arguments += ["--identity", str(self._keys[identity])]
         out = await self._run(*arguments, timeout=timeout_ms / 1000)
         return described(bytes.fromhex(out["reply_hex"]))
 
@@ -132,6 +146,11 @@ class CommandLine(Handler):
     def _new(self, suffix: str) -> Path:
         self._made += 1
         return self._folder / f"{self._made}{suffix}"
+
+    def _list(self, pins: str) -> Path:
+        path = self._new(".clients")
+        path.write_text(pins.replace(" ", "\n") + "\n")
+        return path
 
     async def _run(self, *arguments: str, timeout: float = 0.0) -> Any:
         process = await asyncio.create_subprocess_exec(
