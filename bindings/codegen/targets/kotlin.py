@@ -60,6 +60,7 @@ BY_HAND: Final = frozenset(
         "StreamService.Open",
         "StreamService.Recv",
         "StreamService.Send",
+        "StreamService.SetPriority",
     }
 )
 """Calls that have a protocol of their own (acknowledgements, chunks, a life) or make a handle: src/main/kotlin/phantom

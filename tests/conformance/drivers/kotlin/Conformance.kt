@@ -1,15 +1,18 @@
 // The driver of the conformance suite (tests/conformance/README.md): reads commands, runs them, writes answers.
 
 import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.async
 import kotlinx.coroutines.awaitAll
 import kotlinx.coroutines.cancelAndJoin
+import kotlinx.coroutines.channels.Channel
 import kotlinx.coroutines.coroutineScope
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
+import kotlinx.coroutines.withTimeout
 import kotlinx.serialization.json.Json
 import kotlinx.serialization.json.JsonElement
 import kotlinx.serialization.json.JsonObject
@@ -21,9 +24,12 @@ import phantom.Phantom
 import phantom.PhantomKey
 import phantom.PhantomListener
 import phantom.PhantomSession
+import phantom.PhantomStream
 import phantom.fingerprintOf
 import phantom.pinOf
 import phantom.v1.CipherSuite
+import phantom.v1.ClientAuthentication
+import phantom.v1.ClientPolicy
 import phantom.v1.ConnectionClosedException
 import phantom.v1.ConnectionState
 import phantom.v1.CookiePolicy
@@ -33,8 +39,11 @@ import phantom.v1.MetricsSnapshot
 import phantom.v1.PhantomConfig
 import phantom.v1.PhantomException
 import phantom.v1.Pin
+import phantom.v1.SessionEvent
 import phantom.v1.SessionRef
+import phantom.v1.StreamResetException
 import phantom.v1.TimeoutException
+import java.io.ByteArrayOutputStream
 import java.nio.ByteBuffer
 import java.nio.file.Files
 import java.nio.file.attribute.PosixFilePermissions
@@ -83,6 +92,7 @@ private fun counts(metrics: MetricsSnapshot): Map<String, Any> =
 private class Driver {
     private val phantom = Phantom.connect()
     private val things = ConcurrentHashMap<String, Any>()
+    private val background = CoroutineScope(Dispatchers.Default)
 
     private inline fun <reified T> thing(name: String): T = things[name] as? T ?: throw NoSuchElementException("the case has no $name")
 
@@ -107,6 +117,8 @@ private class Driver {
         value: JsonPrimitive,
     ): PhantomConfig =
         when (name.removePrefix("config.")) {
+            "accept_versions" -> copy(acceptVersions = value.content.split(" ").map { it.toUInt() })
+            "offer_version" -> copy(offerVersion = value.int.toUInt())
             "bulk_chunk" -> copy(bulkChunk = value.int.toUInt())
             "cookie" -> copy(cookie = CookiePolicy.valueOf(value.content.uppercase()))
             "handshake_timeout_ms" -> copy(handshakeTimeout = value.int.milliseconds)
@@ -124,7 +136,13 @@ private class Driver {
     }
 
     private suspend fun connect(arguments: Arguments): PhantomSession =
-        phantom.connect(arguments.text("target"), pins(arguments), config(arguments), timeout = arguments.timeout)
+        phantom.connect(
+            arguments.text("target"),
+            pins(arguments),
+            config(arguments),
+            arguments["identity"]?.content?.let { thing<PhantomKey>(it) },
+            arguments.timeout,
+        )
 
     suspend fun run(
         command: String,
@@ -136,7 +154,10 @@ private class Driver {
             "key" -> key(arguments)
             "check_key" -> mapOf("fingerprint" to fingerprintOf(arguments.text("key_hex").unhex()))
             "listen" -> listen(arguments)
-            "accept" -> arguments.listener.accept(arguments.timeout).let { made(arguments, it) }
+            "accept" ->
+                arguments.listener.accept(arguments.timeout).let {
+                    made(arguments, it) + ("client_identity" to (it.peerIdentity?.key?.hex() ?: ""))
+                }
             "answer" -> answer(arguments)
             "shutdown" -> none { arguments.listener.shutdown() }
             "shutting_down" -> mapOf("value" to arguments.listener.isShutDown)
@@ -154,6 +175,28 @@ private class Driver {
             "ready" -> ready(arguments.session.state.value)
             "metrics" -> metrics(thing(arguments.text("of")))
             "disconnect" -> disconnect(arguments)
+            "open_stream" -> made(arguments, openStream(arguments))
+            "accept_stream" -> made(arguments, arguments.session.acceptStream(arguments.timeout))
+            "stream_send" -> none { streamSend(arguments) }
+            "stream_recv" -> arguments.stream.recv(arguments.timeout).let { described(it ?: ByteArray(0)) + ("end" to (it == null)) }
+            "stream_read" -> streamRead(arguments)
+            "stream_info" -> arguments.stream.let { made(it) + mapOf("priority" to it.priority, "max_unreliable_size" to it.maxUnreliableSize) }
+            "stream_priority" -> none { arguments.stream.setPriority(arguments.text("priority").toUInt()) }
+            "stream_finish" -> none { arguments.stream.finish() }
+            "stream_reset" -> none { arguments.stream.reset(arguments.number("code", 0).toUInt()) }
+            "stream_stop" -> none { arguments.stream.stop(arguments.number("code", 0).toUInt()) }
+            "stream_release" -> none { arguments.stream.release().also { things.remove(arguments.text("stream")) } }
+            "open_streams" -> several(arguments) { openStream(arguments) }
+            "accept_streams" -> several(arguments) { arguments.session.acceptStream(arguments.timeout) }
+            "fill_streams" -> fillStreams(arguments)
+            "drain_streams" -> drainStreams(arguments)
+            "rekey" -> mapOf("epoch" to arguments.session.rekey(arguments.timeout))
+            "export" ->
+                arguments.session
+                    .exportKeyingMaterial(arguments.text("label"), arguments.number("length").toUInt())
+                    .let { mapOf("material" to it.hex()) }
+            "watch" -> none { things["events of ${arguments.text("session")}"] = followed(arguments.session) }
+            "event" -> event(arguments)
             "stale" -> stale(arguments.session)
             "contract" -> none { phantom.calls().first.sidecar.getInfo(GetInfoRequest(arguments.number("version").toUInt())) }
             "token" -> none { token(arguments.text("token")) }
@@ -173,6 +216,113 @@ private class Driver {
         return mapOf("id" to session.id, "peer_addr" to session.peerAddress)
     }
 
+    private val Arguments.stream: PhantomStream get() = thing(text("stream"))
+
+    private fun made(stream: PhantomStream): Map<String, Any?> = mapOf("stream_id" to stream.id)
+
+    private fun made(
+        arguments: Arguments,
+        stream: PhantomStream,
+    ): Map<String, Any?> {
+        things[arguments.text("name")] = stream
+        return made(stream)
+    }
+
+    private suspend fun openStream(arguments: Arguments): PhantomStream {
+        val priority = arguments["priority"]?.content?.toUInt() ?: 0u
+        return arguments.session.openStream(priority, arguments["wait"]?.content != "false", arguments.timeout)
+    }
+
+    private suspend fun several(
+        arguments: Arguments,
+        make: suspend () -> PhantomStream,
+    ): Map<String, Any?> {
+        val count = arguments.number("count")
+        repeat(count) { things["${arguments.text("name")}/$it"] = make() }
+        return mapOf("count" to count)
+    }
+
+    private suspend fun streamSend(arguments: Arguments) {
+        val data = content(arguments.text("word"), arguments.number("size"))
+        if (arguments["unreliable"]?.content == "true") {
+            arguments.stream.sendUnreliable(data, arguments.timeout)
+        } else {
+            arguments.stream.send(data, arguments.timeout)
+        }
+    }
+
+    private suspend fun streamRead(arguments: Arguments): Map<String, Any?> {
+        val size = arguments["size"]?.int ?: Int.MAX_VALUE
+        val all = ByteArrayOutputStream()
+        var ended = false
+        while (!ended && all.size() < size) {
+            val piece = arguments.stream.recv(arguments.timeout)
+            if (piece == null) ended = true else all.write(piece)
+        }
+        return described(all.toByteArray()) + ("end" to ended)
+    }
+
+    private suspend fun fillStreams(arguments: Arguments): Map<String, Any?> {
+        repeat(arguments.number("count")) { number ->
+            val stream = thing<PhantomStream>("${arguments.text("streams")}/$number")
+            stream.send(content("${arguments.text("word")}/$number", arguments.number("size")), arguments.timeout)
+            stream.finish()
+        }
+        return emptyMap()
+    }
+
+    private suspend fun drainStreams(arguments: Arguments): Map<String, Any?> {
+        val count = arguments.number("count")
+        val all = MessageDigest.getInstance("SHA-256")
+        repeat(count) { number ->
+            val whole = ByteArrayOutputStream()
+            thing<PhantomStream>("${arguments.text("streams")}/$number").bytes().collect { whole.write(it) }
+            all.update(sha256(whole.toByteArray()))
+        }
+        return mapOf("count" to count, "sha256" to all.digest().hex())
+    }
+
+    private fun followed(session: PhantomSession): Channel<SessionEvent> {
+        val events = Channel<SessionEvent>(Channel.UNLIMITED)
+        background.launch(start = CoroutineStart.UNDISPATCHED) {
+            session.events().collect { events.send(it) }
+            events.close()
+        }
+        return events
+    }
+
+    private suspend fun event(arguments: Arguments): Map<String, Any?> {
+        val events = thing<Channel<SessionEvent>>("events of ${arguments.text("session")}")
+        val wanted = arguments.text("kind")
+        return withTimeout(arguments.timeout) {
+            for (event in events) {
+                when (val choice = event.event) {
+                    is SessionEvent.EventChoice.StateChanged ->
+                        if (wanted == "state") return@withTimeout mapOf("state" to choice.value.state.code, "reason" to choice.value.reason)
+                    is SessionEvent.EventChoice.Rekeyed ->
+                        if (wanted == "rekeyed") {
+                            val rekeyed = choice.value
+                            return@withTimeout mapOf("epoch" to rekeyed.epoch, "by_peer" to rekeyed.byPeer, "reason" to rekeyed.reason)
+                        }
+                    else -> Unit
+                }
+            }
+            throw NoSuchElementException("the events have ended")
+        }
+    }
+
+    private fun policy(arguments: Arguments): ClientPolicy? =
+        when (arguments["clients"]?.content ?: "none") {
+            "none" -> null
+            "optional" -> ClientPolicy(ClientAuthentication.OPTIONAL)
+            else ->
+                ClientPolicy(
+                    ClientAuthentication.REQUIRED,
+                    arguments["authorized"]?.content.orEmpty().split(" ").filter(String::isNotEmpty).map(::pinOf),
+                    arguments["authorized_file"]?.content.orEmpty(),
+                )
+        }
+
     private suspend fun key(arguments: Arguments): Map<String, Any?> {
         val seed = arguments["seed_hex"]?.content
         val key = if (seed == null) phantom.generateSigningKey() else phantom.importSigningKey(seed.unhex())
@@ -184,7 +334,7 @@ private class Driver {
         val addresses = (arguments["address"]?.content ?: "tcp://127.0.0.1:0").split(" ").toTypedArray()
         val key = arguments["key"]?.content?.let { thing<PhantomKey>(it) }
         val reuse = arguments["reuse_port"]?.content == "true"
-        val listener = phantom.listen(*addresses, key = key, config = config(arguments), reusePort = reuse)
+        val listener = phantom.listen(*addresses, key = key, config = config(arguments), clients = policy(arguments), reusePort = reuse)
         things[arguments.text("name")] = listener
         val url = listener.urls.first()
         val address = url.substringAfter("@")
@@ -343,6 +493,9 @@ private suspend fun answered(
     } catch (closed: ConnectionClosedException) {
         val peer = closed.detail?.peerCode?.toInt() ?: -1
         mapOf("error" to mapOf("code" to closed.code.code, "message" to closed.message, "peer_code" to peer))
+    } catch (reset: StreamResetException) {
+        val code = reset.detail?.resetCode?.toInt()
+        mapOf("error" to mapOf("code" to reset.code.code, "message" to reset.message, "reset_code" to code))
     } catch (failed: PhantomException) {
         error(failed.code.code, failed.message)
     } catch (_: CancellationException) {

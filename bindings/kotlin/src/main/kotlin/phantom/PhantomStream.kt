@@ -6,12 +6,14 @@ import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.flow.takeWhile
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.sync.Mutex
+import phantom.v1.ErrorCode
 import phantom.v1.PhantomException
 import phantom.v1.PhantomLink
 import phantom.v1.Stream
 import phantom.v1.StreamOperations
 import phantom.v1.StreamServiceRecvRequest
 import phantom.v1.StreamServiceSendRequest
+import phantom.v1.StreamServiceSetPriorityRequest
 import phantom.v1.sent
 import kotlin.time.Duration
 
@@ -27,6 +29,11 @@ public class PhantomStream internal constructor(
 
     /** The most bytes that [sendUnreliable] can carry. */
     public val maxUnreliableSize: UInt = stream.maxUnreliableSize
+
+    /** The priority of what this side sends: the higher, the sooner it is served; equals take turns. */
+    @Volatile
+    public var priority: UInt = stream.priority
+        private set
 
     private val sending = Mutex()
     private val receiving = Mutex()
@@ -58,7 +65,19 @@ public class PhantomStream internal constructor(
         data: ByteArray,
         timeout: Duration? = null,
     ) {
+        if (data.size.toUInt() > maxUnreliableSize) {
+            throw failure(ErrorCode.VALIDATION, "an unreliable piece has at most $maxUnreliableSize bytes, not ${data.size}")
+        }
         connection.clients.stream.send(StreamServiceSendRequest(ref, data, unreliable = true), timeout)
+    }
+
+    /** Sets the priority of what this side sends, from now on. */
+    public suspend fun setPriority(
+        priority: UInt,
+        timeout: Duration? = null,
+    ) {
+        connection.clients.stream.setPriority(StreamServiceSetPriorityRequest(ref, priority), timeout)
+        this.priority = priority
     }
 
     /**

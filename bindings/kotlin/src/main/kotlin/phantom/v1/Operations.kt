@@ -122,14 +122,6 @@ public abstract class StreamOperations internal constructor(
     /** Makes a call over the connection, and says what its failure means here. */
     internal abstract suspend fun <T> call(block: suspend (PhantomLink) -> T): T
 
-    /** Sets the priority of what this side sends, from now on. */
-    public suspend fun setPriority(
-        priority: UInt = 0u,
-        timeout: Duration? = null,
-    ) {
-        call { link -> link.clients.stream.setPriority(StreamServiceSetPriorityRequest(stream = ref, priority = priority), timeout) }
-    }
-
     /** Ends the own half, after everything that was sent. The peer's half goes on. Done once, it does nothing more. */
     public suspend fun finish(
         timeout: Duration? = null,
