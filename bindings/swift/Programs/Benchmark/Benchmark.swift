@@ -70,7 +70,8 @@ struct Benchmark {
         }
         var received = 0
         while await !room.isDone(received) {
-            precondition(try await exchange.recv().count == size)
+            let message = try await exchange.recv()
+            precondition(message.count == size)
             received += 1
             await room.leave()
         }
@@ -78,7 +79,7 @@ struct Benchmark {
         return Double(received * size) / (Double(now() - begun) / 1e9) / 1e6
     }
 
-    static func times(_ span: UInt64, _ once: () async throws -> Void) async throws -> [String: Double] {
+    static func times(_ span: UInt64, _ once: @Sendable () async throws -> Void) async throws -> [String: Double] {
         for _ in 0..<callsBefore { try await once() }
         var found: [Double] = []
         let end = now() + span

@@ -3,6 +3,8 @@
 public final class PhantomListener: Sendable {
     private struct State {
         var taken: UInt64 = 0
+        /// The last accept did not end well: a session may have been given that nobody got.
+        var mayBeGiven = false
         var isShutDown = false
         var sessions: [Weak] = []
     }
@@ -43,6 +45,10 @@ public final class PhantomListener: Sendable {
     public func accept(timeout: WireDuration? = nil) async throws(PhantomError) -> PhantomSession {
         let deadline = Deadline(timeout)
         if isShutDown { throw Self.shutDownError }
+        return try await take(deadline)
+    }
+
+    private func take(_ deadline: Deadline) async throws(PhantomError) -> PhantomSession {
         try await turn.take(deadline, "no session arrived")
         defer { turn.give() }
         let accepted: V1.Accepted
@@ -50,6 +56,7 @@ public final class PhantomListener: Sendable {
             let reply = try await calls.accept(ack: state.change { $0.taken }, options: deadline.options)
             accepted = reply.accepted ?? V1.Accepted()
         } catch {
+            state.change { $0.mayBeGiven = true }
             if error.code == .sessionNotFound { throw Self.shutDownError }
             if error.code == .timeout { throw PhantomError(.timeout, "no session arrived in time", status: error.status) }
             throw error
@@ -57,6 +64,7 @@ public final class PhantomListener: Sendable {
         let session = try client.session(accepted.session, config)
         state.change { state in
             state.taken = accepted.seq
+            state.mayBeGiven = false
             state.sessions.removeAll { $0.core == nil }
             state.sessions.append(Weak(core: session.core))
         }
@@ -74,11 +82,14 @@ public final class PhantomListener: Sendable {
     /// Stops accepting and frees the addresses; who waits in ``accept(timeout:)`` gets `connectionClosed`. Sessions that
     /// were accepted go on. Idempotent; one that ended with the sidecar or the lease is no error.
     public func shutdown(timeout: WireDuration? = .seconds(10)) async throws(PhantomError) {
-        let isFirst = state.change { state in
+        let (isFirst, mayBeGiven) = state.change { state in
             defer { state.isShutDown = true }
-            return !state.isShutDown
+            return (!state.isShutDown, state.mayBeGiven)
         }
         guard isFirst else { return }
+        if mayBeGiven, let session = try? await take(Deadline(.milliseconds(500))) {
+            _ = try? await session.disconnect(timeout: WireDuration())
+        }
         do { _ = try await calls.shutdown(options: RPCOptions(timeout: timeout)) } catch {
             if ![.network, .sessionNotFound, .runtimeInit].contains(error.code) { throw error }
         }
