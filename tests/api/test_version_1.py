@@ -106,11 +106,23 @@ async def test_a_reader_that_is_slow_stops_the_leg_and_nothing_is_lost(server_ke
     assert [await server.recv(PATIENCE) for _ in texts] == texts
     await sending
     await client.flush_queue(PATIENCE)
-    assert conn.reading
+    await until(lambda: conn.reading)
     await client.disconnect()
     await server.disconnect()
     if listener is not None:
         listener.shutdown()
+
+
+async def test_who_stops_reading_messages_can_still_flush_what_it_sends(server_key: Any) -> None:
+    both = await pair(server_key)
+    texts = [bytes([i]) * 400_000 for i in range(3)]
+    await send_all(both.client, texts)
+    conn: Any = both.server._driver.conn  # type: ignore[union-attr]
+    await until(lambda: not conn.reading)
+    assert [await both.server.recv(PATIENCE) for _ in texts] == texts
+    await both.server.send(b"answer")  # and its acknowledgement lies in a leg that nobody reads
+    await both.server.flush_queue(PATIENCE)
+    await both.close()
 
 
 async def test_what_version_1_lacks_says_so(server_key: Any) -> None:

@@ -38,6 +38,7 @@ __all__ = ["ConnectionV1"]
 
 _U32 = Struct(">I")
 _UNLIMITED: Final = 1 << 62  # V1 has no windows
+_LOOK_AGAIN: Final = 0.1  # s
 _SMALL: Final = 256  # no ACK or CLOSE is larger, its length prefix included
 
 
@@ -58,7 +59,7 @@ class ConnectionV1(Connection):
     whoever drives the session sets it.
     """
 
-    __slots__ = ("_acks", "_ids", "_sequences", "_v1", "hold", "reading")
+    __slots__ = ("_acks", "_ids", "_look_at", "_sequences", "_v1", "hold", "reading")
 
     supports_reset = False
 
@@ -91,6 +92,7 @@ class ConnectionV1(Connection):
         self._ids = 2  # streams that have taken a sequence counter, or a window, at either end (§17.3): 0 and 1
         self.hold: Callable[[bool], None] | None = None
         self.reading = True
+        self._look_at = now  # while the leg is held: when to look whether messages were read meanwhile
         self.session_stream.send_limit.limit = _UNLIMITED
         self.confirmed = True  # there is no packet that an idle client owes (§6.4)
 
@@ -309,8 +311,6 @@ class ConnectionV1(Connection):
 
     def receive(self, path_id: int, buf: bytearray, view: memoryview, start: int, end: int, now: float) -> int:
         """As Connection; returns early, at a frame's end, when the application has to read first (§13.6)."""
-        if self.phase.over:  # nobody listens any more
-            return end
         protection, cap = self._v1, self.settings.frame_cap
         self.assembler.held = self.memory.used_up
         packets = 0
@@ -544,6 +544,7 @@ class ConnectionV1(Connection):
             self.memory.tell(self)
         if reading is not self.reading:
             self.reading = reading
+            self._look_at = self.path.last_seen + _LOOK_AGAIN
             if self.hold is not None:
                 self.hold(not reading)
 
@@ -560,6 +561,8 @@ class ConnectionV1(Connection):
         due = earlier(due, self._retransmit_at())
         if self.memory.used_up:
             due = earlier(due, self.memory.deadline())
+        if not self.reading:
+            due = earlier(due, self._look_at)
         if self.jitter is not None and not self.jitter_due:
             due = earlier(due, self.jitter.next_at())
         return due
@@ -588,6 +591,12 @@ class ConnectionV1(Connection):
         patience = self.memory.deadline()
         if patience is not None and now >= patience:
             self.memory.enforce(now)
+        if not self.reading and now >= self._look_at:
+            # Whoever takes messages out of the queue says nothing, and may never come back to find it empty.
+            self._look_at = now + _LOOK_AGAIN
+            self.assembler.recount(exact=True)
+            self.report(now)
+            self._judge_reading()
         waiting = self.jitter.next_at() if self.jitter is not None else None
         if waiting is not None and now >= waiting:
             self.jitter_due = True
