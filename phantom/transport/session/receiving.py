@@ -562,8 +562,8 @@ def _delivered(core: SessionCore, newly: list[Segment], rtt: float | None, now: 
     size, newest = 0, None
     for segment in newly:
         segment.acked = True
-        if sent is not None:
-            sent.acknowledged(segment)
+        if sent is not None and (segment.sends == 1 or now - segment.sent_at >= path.estimator.min_rtt):
+            sent.acknowledged(segment)  # else an earlier copy of it has arrived, and says nothing of what followed
         stamp = segment.stamp
         if stamp is not None:
             size += segment.size + _PACKET

@@ -119,6 +119,24 @@ def test_early_loss_by_time() -> None:
     assert engine.conn.stats.retransmissions == 1
 
 
+def test_an_acknowledged_first_copy_is_not_taken_for_the_second() -> None:
+    """A late packet that was sent again in vain made all that is in flight look overtaken by it."""
+    engine, peer = sender(8)
+    peer.give(peer.sack((0, 3)), now=0.1)
+    congestion = engine.conn.path.congestion
+    assert congestion is not None
+    congestion.inflight -= MiB  # room for all of it
+    engine.conn.path.estimator.min_rtt = 0.1
+    for number in range(4):
+        engine.conn.send_message(pattern(BUDGET - 4, number))
+    engine.conn.resend(engine.conn.session_stream, [4, 5, 6])
+    seen = indices(peer.see(0.1))
+    assert seen == [4, 5, 6, 8, 9, 10, 11]
+    peer.give(peer.sack((0, 6)), now=0.11)  # a tenth of the round trip later: of the first copies
+    assert indices(peer.see(0.11)) == []
+    assert engine.conn.stats.retransmissions == 3
+
+
 def test_a_timeout_sends_one_segment_and_backs_off_though_the_window_is_full() -> None:
     engine, peer = sender(4)
     path = engine.conn.path
