@@ -513,8 +513,6 @@ class PhantomSession:
 
     # --- small steps --------------------------------------------------------------------------------------------------
 
-    _own = staticmethod(own)
-
     async def _send_slow(self, payload: bytes, timeout: float | None) -> SessionDriver | None:
         """Before establishment messages are queued, up to 1 MiB, then they wait; None when this one was queued."""
         most = max(limits.MAX_MESSAGE, self._config.max_message)

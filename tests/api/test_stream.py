@@ -165,6 +165,24 @@ async def test_an_unreliable_send_is_a_chunk_of_its_own(sessions: Sessions) -> N
         assert [await there.recv(PATIENCE) for _ in sent] == sent
 
 
+def test_an_unreliable_send_waits_for_company_half_a_millisecond_at_most(server_key: Any) -> None:
+    async def main() -> None:
+        pair = await session_pair(key=server_key, runtime=SimulatedRuntime(), latency=0.04)
+        here, there = await _both(pair.client, pair.server)
+        loop = asyncio.get_running_loop()
+        await there.finish()
+        for _ in range(5):
+            await here.send_reliable(b"in flight")
+            assert await there.recv(5) == b"in flight"
+            begun = loop.time()
+            await here.send_unreliable(b"held")
+            assert await there.recv(5) == b"held"
+            assert loop.time() - begun < 0.04 + 2 * limits.BUNDLE_DELAY
+        await pair.close()
+
+    run_virtual(main())
+
+
 async def test_256_streams_each_way_at_once(sessions: Sessions) -> None:
     async with sessions() as (client, server):
         payloads = random.Random(5)
@@ -228,29 +246,6 @@ async def test_wait_false_at_the_limit_is_stream_limit_error(sessions: Sessions)
         assert ids == sorted(ids)
         with pytest.raises(phantom.StreamLimitError):
             await client.open_stream(wait=False)
-
-
-async def test_all_who_wait_get_the_slots_that_become_free_together(sessions: Sessions) -> None:
-    async with sessions() as (client, server):
-        mine = [await client.open_stream(wait=False) for _ in range(limits.MAX_STREAMS)]
-        waiting = [asyncio.ensure_future(client.open_stream()) for _ in range(3)]
-        await turns()
-        for stream in mine[:3]:
-            stream.reset(1)
-        for _ in range(3):
-            (await server.accept_stream(PATIENCE))._leave(failed=False)
-        opened = [await asyncio.wait_for(opening, PATIENCE) for opening in waiting]
-        assert [stream.stream_id for stream in opened] == [3 + 2 * (limits.MAX_STREAMS + number) for number in range(3)]
-
-
-async def test_when_the_ids_are_used_up_opening_says_so_and_does_not_wait(sessions: Sessions) -> None:
-    async with sessions() as (client, _):
-        client._driver.conn.stream_table()._next_own = 65535  # type: ignore[union-attr]
-        last = await client.open_stream()
-        assert last.stream_id == 65535
-        for wait in (True, False):
-            with pytest.raises(phantom.StreamLimitError, match="session"):
-                await client.open_stream(wait=wait, timeout=PATIENCE)
 
 
 def test_waiting_for_a_slot_has_its_deadline(server_key: Any) -> None:
@@ -706,6 +701,24 @@ async def test_leaving_the_session_raises_when_stream_bytes_were_not_acknowledge
             pair.client_leg.stall()
             await here.send_reliable(bytes(1000))
     assert caught.value.unacknowledged >= 1000
+    await pair.close()
+
+
+async def test_the_end_of_the_peers_messages_wakes_whoever_reads_them_and_streams_go_on(server_key: Any) -> None:
+    pair = await session_pair(key=server_key)
+    await pair.server.send(b"the last one")
+    readers = [asyncio.ensure_future(pair.client.recv()) for _ in range(3)]
+    assert await asyncio.wait_for(readers[0], PATIENCE) == b"the last one"
+    driver: Any = pair.client._driver
+    driver.conn.assembler.finish()  # a FIN on stream 1, which this library never sends (§14.2)
+    driver.conn.progress = True
+    driver._settle()
+    for reader in (*readers[1:], asyncio.ensure_future(pair.client.recv())):
+        with pytest.raises(phantom.ConnectionClosedError, match="no more messages"):
+            await asyncio.wait_for(reader, PATIENCE)
+    here, there = await _both(pair.client, pair.server)
+    await there.send_reliable(b"streams go on")
+    assert await here.recv(PATIENCE) == b"streams go on"
     await pair.close()
 
 
