@@ -151,6 +151,14 @@ class Machine(RuleBasedStateMachine):
             end.react()
 
     @precondition(lambda self: self.live)
+    @rule(at=END, pick=st.integers(0, 50))
+    def finish_the_other_half(self, at: int, pick: int) -> None:
+        end, got = self.ends[at], self._pick(self.got[at], pick)
+        if got is not None and not got.stream.own_ended and end.conn.accepts_writes:
+            end.conn.finish(got.stream)
+            end.react()
+
+    @precondition(lambda self: self.live)
     @rule(at=END, pick=st.integers(0, 50), code=st.integers(0, 9))
     def reset(self, at: int, pick: int, code: int) -> None:
         end, sent = self.ends[at], self._pick(self.sent[at], pick)
