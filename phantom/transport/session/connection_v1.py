@@ -311,6 +311,8 @@ class ConnectionV1(Connection):
 
     def receive(self, path_id: int, buf: bytearray, view: memoryview, start: int, end: int, now: float) -> int:
         """As Connection; returns early, at a frame's end, when the application has to read first (§13.6)."""
+        if self.phase.over:  # nobody listens any more
+            return end
         protection, cap = self._v1, self.settings.frame_cap
         self.assembler.held = self.memory.used_up
         packets = 0

@@ -841,6 +841,7 @@ def test_what_arrived_can_be_read_after_the_end() -> None:
     assert not server.conn.refill(1.0)
     server.into(framed(hand.packet(message(b"n"))))
     assert server.messages == []
+    assert not server.inbox
 
 
 class Watching:
