@@ -170,14 +170,17 @@ def test_an_unreliable_send_waits_for_company_half_a_millisecond_at_most(server_
         pair = await session_pair(key=server_key, runtime=SimulatedRuntime(), latency=0.04)
         here, there = await _both(pair.client, pair.server)
         loop = asyncio.get_running_loop()
-        await there.finish()
         for _ in range(5):
-            await here.send_reliable(b"in flight")
-            assert await there.recv(5) == b"in flight"
+            await there.send_reliable(b"to be acknowledged within 25 ms")
+            assert await here.recv(5)
             begun = loop.time()
+            await here.send_reliable(b"in flight")
+            await turns(3)
             await here.send_unreliable(b"held")
+            assert await there.recv(5) == b"in flight"
             assert await there.recv(5) == b"held"
             assert loop.time() - begun < 0.04 + 2 * limits.BUNDLE_DELAY
+            await asyncio.sleep(1)
         await pair.close()
 
     run_virtual(main())
@@ -246,6 +249,37 @@ async def test_wait_false_at_the_limit_is_stream_limit_error(sessions: Sessions)
         assert ids == sorted(ids)
         with pytest.raises(phantom.StreamLimitError):
             await client.open_stream(wait=False)
+
+
+async def test_all_who_wait_get_the_slots_that_become_free_together(server_key: Any) -> None:
+    pair = await session_pair(key=server_key)
+    mine = [await pair.client.open_stream(wait=False) for _ in range(limits.MAX_STREAMS)]
+    theirs = [await pair.server.accept_stream(PATIENCE) for _ in range(3)]
+    for stream in mine[:3]:
+        await stream.finish()
+    for stream in theirs:
+        assert await stream.recv(PATIENCE) is None
+    await pair.client.flush_queue(PATIENCE)
+    waiting = [asyncio.ensure_future(pair.client.open_stream()) for _ in range(3)]
+    await turns()
+    for stream in theirs:
+        stream._finish()
+    await turns(1)
+    pair.server_leg.stall()  # nothing that comes later wakes anybody
+    opened = [await asyncio.wait_for(opening, PATIENCE) for opening in waiting]
+    assert [stream.stream_id for stream in opened] == [3 + 2 * (limits.MAX_STREAMS + number) for number in range(3)]
+    pair.server_leg.unstall()
+    await pair.close()
+
+
+async def test_when_the_ids_are_used_up_opening_says_so_and_does_not_wait(sessions: Sessions) -> None:
+    async with sessions() as (client, _):
+        client._driver.conn.stream_table()._next_own = 65535  # type: ignore[union-attr]
+        last = await client.open_stream()
+        assert last.stream_id == 65535
+        for wait in (True, False):
+            with pytest.raises(phantom.StreamLimitError, match="session"):
+                await client.open_stream(wait=wait, timeout=PATIENCE)
 
 
 def test_waiting_for_a_slot_has_its_deadline(server_key: Any) -> None:
@@ -361,6 +395,25 @@ async def test_stop_wakes_a_writer_that_waits_for_room(server_key: Any) -> None:
     await pair.close()
 
 
+async def test_the_peers_stop_wakes_a_writer_that_waits_for_room(server_key: Any) -> None:
+    pair = await session_pair(key=server_key)
+    here, there = await _both(pair.client, pair.server)
+    other, its_peer = await _both(pair.client, pair.server)
+    pair.client_leg.stall()
+    while pair.client._driver.conn.has_room:
+        await other.send_reliable(bytes(1 << 20))
+    waiting = asyncio.ensure_future(here.send_reliable(b"unwanted"))
+    await turns()
+    assert not waiting.done()
+    there.stop(9)
+    with pytest.raises(phantom.StreamResetError) as caught:
+        await asyncio.wait_for(waiting, PATIENCE)
+    assert caught.value.reset_code == 9
+    pair.client_leg.unstall()
+    its_peer.stop()
+    await pair.close()
+
+
 async def test_stop_discards_what_arrives_without_holding_the_window(sessions: Sessions) -> None:
     async with sessions() as (client, server):
         here, there = await _both(client, server)
@@ -446,6 +499,22 @@ async def test_dropping_a_finished_stream_leaves_what_was_sent_alone(sessions: S
         await until(lambda: there._stream.write_ended)  # nobody would read the answer
 
 
+async def test_dropping_a_finished_stream_does_not_reset_what_has_not_left_yet(server_key: Any) -> None:
+    pair = await session_pair(key=server_key)
+    here, there = await _both(pair.client, pair.server)
+    pair.client_leg._in_flight += 1 << 30  # the leg takes nothing for now
+    async with here:
+        await here.send_reliable(bytes(200_000))
+    del here
+    await turns()
+    pair.client_leg._in_flight -= 1 << 30
+    pair.client_leg._blocked = False
+    pair.client._driver.leg_blocked(False)
+    pair.client_leg.flush()
+    assert len(await _all(there)) == 200_000
+    await pair.close()
+
+
 async def test_dropping_works_from_any_thread_and_for_the_collector(sessions: Sessions) -> None:
     async with sessions() as (client, server):
         here, there = await _both(client, server)
@@ -492,6 +561,22 @@ async def test_readers_of_one_stream_are_served_in_order(sessions: Sessions) -> 
         await turns()
         await here.finish()
         assert await asyncio.gather(*behind) == [None, None, None]
+
+
+async def test_a_reader_that_comes_when_another_was_woken_does_not_overtake_it(server_key: Any) -> None:
+    pair = await session_pair(key=server_key)
+    here, there = await _both(pair.client, pair.server)
+    first = asyncio.ensure_future(there.recv())
+    await turns()
+    await here.send_reliable(b"1")
+    while not there._stream.readable:
+        await asyncio.sleep(0)
+    assert not first.done()
+    late = there.recv()
+    late.send(None)  # its first step, before the first reader runs: it waits, and raises no StopIteration
+    late.close()
+    assert await first == b"1"
+    await pair.close()
 
 
 async def test_a_write_for_other_reasons_does_not_change_the_order_of_readers(sessions: Sessions) -> None:
