@@ -320,7 +320,7 @@ class ConnectionV1(Connection):
         fresh: list[Stream] = []
         at = start
         try:
-            while end - at >= 4 and not self.phase.over and self._may_read():
+            while end - at >= 4 and self._may_read():
                 length = _U32.unpack_from(buf, at)[0]
                 stop = at + 4 + length
                 if not 0 < length <= cap:
@@ -535,6 +535,8 @@ class ConnectionV1(Connection):
 
     def _may_read(self) -> bool:
         """An unfinished message never stops it: it could not be completed."""
+        if self.phase.over:
+            return False
         assembler = self.assembler
         if assembler.charge + self.stream_charge > limits.RECV_BACKLOG_CAP:
             return False
