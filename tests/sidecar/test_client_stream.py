@@ -22,7 +22,7 @@ from phantom.errors import (
     UnsupportedError,
     ValidationError,
 )
-from phantom.sidecar.client import Api, SidecarClient, SidecarStream
+from phantom.sidecar.client import Api, SidecarClient, SidecarSession, SidecarStream
 from phantom.transport.session.events import Rekeyed
 from tests.sidecar.conftest import Start, until
 
@@ -282,7 +282,17 @@ async def test_a_stream_outlives_its_client_quietly(start: Start) -> None:
         gc.collect()
 
 
-async def test_a_send_that_is_out_of_time_is_out_of_the_sidecars_hands(start: Start) -> None:
+async def test_a_send_that_is_out_of_time_is_out_of_the_sidecars_hands(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    overtaken = SidecarSession.overtaken
+
+    async def counted(session: SidecarSession) -> None:
+        asked.append(session)
+        await overtaken(session)
+
+    monkeypatch.setattr(SidecarSession, "overtaken", counted)
     async with start() as running, SidecarClient(running.ready.address) as client, client.listen(ANY) as listener:
         async with phantom.connect(listener.urls[0]) as theirs:
             session = (await listener.accept(20.0)).session
@@ -292,6 +302,7 @@ async def test_a_send_that_is_out_of_time_is_out_of_the_sidecars_hands(start: St
                 while True:
                     await stream.send_reliable(bytes(1 << 20), 0.5)
                     sent += 1
+            assert asked == [session]
             other = await theirs.accept_stream(20.0)
             await stream.finish()
             size = 0

@@ -233,8 +233,12 @@ async def test_release_before_the_end_resets_and_stops(start: Start, peer: Peer)
         stream, theirs = await side.open()
         await side.do("Send", stream=stream.ref, data=b"x")
         assert await theirs.recv() == b"x"
-        waiting = asyncio.ensure_future(side.recv(stream.ref, 0))
-        await until(lambda: side.handle(stream.ref).receiving._current is not None)
+        await theirs.send_reliable(b"not all")
+        assert (await side.recv(stream.ref, 0)).data == b"not all"
+        waits = side.running.core.waits._waits
+        before = len(waits)
+        waiting = asyncio.ensure_future(side.recv(stream.ref, 1))
+        await until(lambda: len(waits) > before)
         assert side.held == 1
         await side.do("Release", stream=stream.ref)
         assert side.held == 0
@@ -249,10 +253,11 @@ async def test_release_before_the_end_resets_and_stops(start: Start, peer: Peer)
 
 
 async def test_release_of_a_finished_half_delivers_it(start: Start, peer: Peer) -> None:
-    data = os.urandom(300 * KiB)
+    data = os.urandom(4 << 20)  # more than arrives before the peer reads
     async with rig(start, peer) as side:
         stream, theirs = await side.open()
-        await side.do("Send", stream=stream.ref, data=data)
+        for at in range(0, len(data), 1 << 20):
+            await side.do("Send", stream=stream.ref, data=data[at : at + (1 << 20)])
         await side.do("Finish", stream=stream.ref)
         await side.do("Release", stream=stream.ref)  # the peer's half was not read to its end: that one is stopped
         parts = [part async for part in theirs]
@@ -318,6 +323,22 @@ class Wire:
         while not (frame := await self.read()).HasField("chunk"):
             pass
         return frame.chunk
+
+    async def settled(self, *, least: int, grant: bool = False) -> tuple[int, int]:
+        """Reads until nothing more comes; the cost of the chunks and the number of the last.
+
+        Every answer to a question for credit comes behind the chunks that were written before.
+        """
+        got = seq = quiet = 0
+        while got < least or quiet < 20:
+            await self.write(credit=session_pb2.Credit())
+            quiet += 1
+            while (frame := await self.read()).HasField("chunk"):
+                size = len(frame.chunk.data) + ITEM_OVERHEAD
+                got, seq, quiet = got + size, frame.chunk.seq, 0
+                if grant:
+                    await self.write(credit=session_pb2.Credit(bytes=size))
+        return got, seq
 
 
 async def exchange(side: Rig, ref: stream_pb2.StreamRef, **fields: Any) -> Wire:
@@ -391,17 +412,28 @@ async def _all(stream: PhantomStream) -> bytes:
     return b"".join([part async for part in stream])
 
 
-async def test_an_exchange_without_credit_keeps_what_it_has_not_sent(start: Start, peer: Peer) -> None:
+async def test_an_exchange_without_credit_sends_nothing(start: Start, peer: Peer) -> None:
     async with rig(start, peer) as side:
         stream, theirs = await side.open()
         wire = await exchange(side, stream.ref, window=limits.SIDECAR_STREAM_WINDOW_MIN)
         await wire.read()
-        await theirs.send_reliable(bytes(3 << 20))
-        got = 0
-        while got + 256 * KiB + ITEM_OVERHEAD <= limits.SIDECAR_STREAM_WINDOW_MIN - 128 * KiB:
-            got += len((await wire.chunk()).data) + ITEM_OVERHEAD
-        inbox = side.handle(stream.ref).inbox
-        assert inbox._bytes <= SIDECAR_STREAM_WINDOW + 256 * KiB + ITEM_OVERHEAD
+        await theirs.send_reliable(bytes(2 << 20))
+        got, _ = await wire.settled(least=64 * KiB)
+        assert got <= limits.SIDECAR_STREAM_WINDOW_MIN
+        wire.call.cancel()
+
+
+async def test_an_exchange_keeps_little_of_what_is_not_acknowledged(start: Start, peer: Peer) -> None:
+    async with rig(start, peer) as side:
+        stream, theirs = await side.open()
+        wire = await exchange(side, stream.ref)
+        await wire.read()
+        sending = asyncio.ensure_future(theirs.send_reliable(bytes(8 << 20)))
+        got, seq = await wire.settled(least=SIDECAR_STREAM_WINDOW, grant=True)
+        assert got <= SIDECAR_STREAM_WINDOW + 256 * KiB + ITEM_OVERHEAD
+        await wire.write(credit=session_pb2.Credit(ack=seq))
+        assert (await wire.chunk()).seq == seq + 1
+        await sending
         wire.call.cancel()
 
 
