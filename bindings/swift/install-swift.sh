@@ -84,7 +84,7 @@ programs=$PREFIX/usr/libexec/swift/bin
 loader=$PREFIX/lib64/ld-linux-x86-64.so.2
 patchelf() { "$loader" --library-path "$libraries" "$PREFIX/usr/bin/patchelf" "$@"; }
 for file in "$programs"/*; do
-  [[ ! -L $file ]] && head -c 4 "$file" | grep -q ELF || continue
+  if [[ -L $file ]] || ! head -c 4 "$file" | grep -q ELF; then continue; fi
   patchelf --set-interpreter "$loader" --force-rpath \
     --set-rpath "\$ORIGIN/../lib/swift/linux:\$ORIGIN/../lib/swift/host:$libraries" "$file"
 done
