@@ -211,6 +211,30 @@ async def test_keys_change_and_data_flows(api_of: Open) -> None:
         assert session.negotiated.epoch == theirs.negotiated.epoch == 1
 
 
+async def test_a_session_of_version_1_has_no_reset_and_no_change_of_keys(api_of: Open) -> None:
+    config = phantom.PhantomConfig(offer_version=1, accept_versions=frozenset({1, 2}))
+    async with api_of() as api, api.listen(ANY, config=config) as listener:
+        session = await api.connect(listener.urls[0], config=config, timeout=20.0)
+        theirs = (await listener.accept(20.0)).session
+        mine = await session.open_stream()
+        for verb in (mine.reset, mine.stop):
+            with pytest.raises(UnsupportedError):
+                verb()
+        with pytest.raises(UnsupportedError):
+            await session.rekey(20.0)
+        await mine.send_reliable(b"all")
+        del mine, verb
+        gc.collect()  # given up unread: it can but finish
+        other = await theirs.accept_stream(20.0)
+        assert [piece async for piece in other] == [b"all"]
+        for end in (session, theirs):
+            await end.disconnect(timeout=0.0)
+        with pytest.raises(ConnectionClosedError):
+            await session.accept_stream()
+        with pytest.raises(ConnectionClosedError):
+            await session.open_stream()
+
+
 # --- what only a stream elsewhere can meet ----------------------------------------------------------------------------
 
 
