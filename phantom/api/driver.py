@@ -67,8 +67,8 @@ class SessionDriver:
         self.acknowledged = WaitQueue(runtime)
         self.confirmed = WaitQueue(runtime)
         self.over = WaitQueue(runtime)
-        self.openers = WaitQueue(runtime)
-        self.acceptors = WaitQueue(runtime)
+        self.openers: WaitQueue | None = None  # made when somebody waits: most sessions have no streams
+        self.acceptors: WaitQueue | None = None
         self._waited_for: set[StreamWaits] | None = None  # streams with waiters, whom the session's end wakes
         self.given_back: deque[Stream] | None = None  # accepted, and the caller was interrupted before it had them
         self._loop = asyncio.get_running_loop()
@@ -213,6 +213,8 @@ class SessionDriver:
         while self.openers or not conn.may_open:
             if not wait:
                 raise StreamLimitError(f"{limits.MAX_STREAMS} streams of this side are open; finish some, or wait")
+            if self.openers is None:
+                self.openers = WaitQueue(self._runtime)
             await self.openers.wait(deadline, "no open stream ended, and no more may be opened")
             conn.check_sendable()
             if conn.may_open:
@@ -233,14 +235,17 @@ class SessionDriver:
             if waited or not self.acceptors:
                 stream = self.given_back.popleft() if self.given_back else conn.accept_stream(self._runtime.monotonic())
                 if stream is not None:
-                    if conn.accepted or self.given_back:
+                    if self.acceptors and (conn.accepted or self.given_back):
                         self.acceptors.wake(1)
                     if conn.wants_to_send:
                         self._settle()
                     return stream
                 if conn.phase.over:
-                    self.acceptors.wake_all()
+                    if self.acceptors:
+                        self.acceptors.wake_all()
                     raise conn.end_error()
+            if self.acceptors is None:
+                self.acceptors = WaitQueue(self._runtime)
             await self.acceptors.wait(deadline, "no stream arrived")
             waited = True
 
@@ -249,7 +254,8 @@ class SessionDriver:
         if self.given_back is None:
             self.given_back = deque()
         self.given_back.append(stream)
-        self.acceptors.wake(1)
+        if self.acceptors:
+            self.acceptors.wake(1)
 
     def waits_of(self, stream: Stream) -> StreamWaits:
         """The record of who waits for ``stream``."""
@@ -433,7 +439,8 @@ class SessionDriver:
                 self.openers,
                 self.acceptors,
             ):
-                queue.wake_all()
+                if queue is not None:
+                    queue.wake_all()
             for waits in tuple(self._waited_for or ()):
                 waits.readers.wake_all()
                 if waits.watch is not None:
@@ -448,9 +455,9 @@ class SessionDriver:
                 self.confirmed.wake_all()
             if self.writers and (conn.queued <= _LOW_WATER or not conn.accepts_writes):
                 self.writers.wake_all() if not conn.accepts_writes else self.writers.wake(1)
-            if self.openers and (conn.may_open or not conn.accepts_writes):
+            if self.openers is not None and (conn.may_open or not conn.accepts_writes):
                 self.openers.wake(1) if conn.accepts_writes else self.openers.wake_all()
-            if self.acceptors and conn.accepted:
+            if self.acceptors is not None and conn.accepted:
                 self.acceptors.wake(1)
         if conn.touched is not None:
             touched, conn.touched = conn.touched, None

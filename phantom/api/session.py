@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BytesLike", "HandshakeInfo", "Negotiated", "PhantomSession", "SessionEvent"]
 
+_NONE_YET = (0, 0)
+
 # What ``events`` yields; other events of the engine are for the library itself.
 SessionEvent = StateChanged | Rekeyed | PathChanged
 
@@ -103,7 +105,7 @@ class PhantomSession:
         self._ready = WaitQueue(runtime)
         self._early: list[bytes] = []  # messages sent before establishment (§7.6)
         self._early_bytes = 0
-        self._rekeys = [0, 0]  # by this side, by the peer
+        self._rekeys = _NONE_YET  # by this side, by the peer
         self._streams: WeakSet[_EventStream] | None = None
         self._connecting: Callable[[], None] | None = None  # aborts the handshake
         self._on_end: Callable[[PhantomSession], None] | None = None
@@ -513,6 +515,8 @@ class PhantomSession:
 
     # --- small steps --------------------------------------------------------------------------------------------------
 
+    _own = staticmethod(own)
+
     async def _send_slow(self, payload: bytes, timeout: float | None) -> SessionDriver | None:
         """Before establishment messages are queued, up to 1 MiB, then they wait; None when this one was queued."""
         most = max(limits.MAX_MESSAGE, self._config.max_message)
@@ -551,7 +555,8 @@ class PhantomSession:
                 self._move(event) if self._state is not ConnectionState.CONNECTING else self._refused(event)
             elif isinstance(event, Rekeyed | PathChanged):
                 if isinstance(event, Rekeyed):
-                    self._rekeys[event.by_peer] += 1
+                    local, peer = self._rekeys
+                    self._rekeys = (local, peer + 1) if event.by_peer else (local + 1, peer)
                 self._tell(event)
             elif self._on_event is not None:
                 self._on_event(event)
