@@ -29,7 +29,7 @@ from phantom.errors import (
     UnsupportedError,
     ValidationError,
 )
-from phantom.limits import EXPORT_LENGTH, SIDECAR_MESSAGE_CAP, SIDECAR_WINDOW, VERSION_2
+from phantom.limits import EXPORT_LENGTH, SIDECAR_MESSAGE_CAP, SIDECAR_WINDOW, VERSION_1, VERSION_2
 from phantom.sidecar._generated.v1 import (
     identity_pb2,
     identity_pb2_grpc,
@@ -120,7 +120,7 @@ class SidecarService(sidecar_pb2_grpc.SidecarServiceServicer):
         info = sidecar_pb2.Info(
             contract_version=CONTRACT_VERSION,
             package_version=package_version(),
-            wire_versions=[VERSION_2],
+            wire_versions=[VERSION_2, VERSION_1],
             extras=installed_extras(),
             provider=provider,
             suite=default_suite(provider).label,

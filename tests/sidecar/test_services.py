@@ -72,7 +72,7 @@ async def test_info(start: Start) -> None:
         info = (await client.sidecar.GetInfo(request, metadata=client.metadata)).info
     assert info.contract_version == running.ready.contract_version == sidecar_pb2.CONTRACT_VERSION_CURRENT
     assert info.package_version == phantom.__version__
-    assert list(info.wire_versions) == [2]
+    assert list(info.wire_versions) == [2, 1]
     assert "sidecar" in info.extras
     assert info.provider in ("openssl", "pqcrypto")
     assert info.suite in ("aes-256-gcm", "chacha20-poly1305")
