@@ -20,6 +20,7 @@ import phantom.v1.TimeoutException
 import java.util.Collections
 import kotlin.random.Random
 import kotlin.test.Test
+import kotlin.test.assertContentEquals
 import kotlin.test.assertEquals
 import kotlin.test.assertTrue
 import kotlin.time.Duration.Companion.microseconds
@@ -185,6 +186,54 @@ class CancellationTest {
             assertEquals(50, got.size)
             (there + got).map { async { it.disconnect(timeout = 5.seconds) } }.forEach { it.await() }
             listener.shutdown()
+        }
+
+    @Test
+    fun `streams, cancelled while they are opened, accepted and read`() =
+        live {
+            launched().use { own ->
+                val pair = own.pair()
+                val random = Random(6)
+                val got = Collections.synchronizedList(mutableListOf<PhantomStream>())
+                repeat(200) {
+                    val opening =
+                        launch(Dispatchers.Default, CoroutineStart.UNDISPATCHED) { got += pair.here.openStream(timeout = 30.seconds) }
+                    opening.cancelledSometime(random, most = 3000)
+                    while (got.size > 20) got.removeAt(0).release()
+                }
+                got.forEach { it.release() }
+                val mine = pair.here.openStream(timeout = 30.seconds)
+                val sent = Random(7).nextBytes(200_000)
+                val sending =
+                    launch {
+                        for (from in sent.indices step 500) mine.send(sent.copyOfRange(from, from + 500))
+                        mine.finish()
+                    }
+                val theirs = mutableListOf<PhantomStream>()
+                while (theirs.lastOrNull()?.id != mine.id) {
+                    val accepting =
+                        launch(Dispatchers.Default, CoroutineStart.UNDISPATCHED) { theirs += pair.there.acceptStream() }
+                    accepting.cancelledSometime(random, most = 3000)
+                }
+                val received = java.io.ByteArrayOutputStream()
+                var rounds = 0
+                var ended = false
+                while (!ended) {
+                    val reading =
+                        launch(Dispatchers.Default, CoroutineStart.UNDISPATCHED) {
+                            theirs.last().recv()?.let { received.write(it) } ?: run { ended = true }
+                        }
+                    reading.cancelledSometime(random, most = 2000)
+                    rounds++
+                }
+                sending.join()
+                assertContentEquals(sent, received.toByteArray())
+                assertEquals(theirs.map { it.id }.distinct().sorted(), theirs.map { it.id })
+                theirs.forEach { it.release() }
+                mine.release()
+                val held = withTimeoutOrNull(60.seconds) { while (own.lease().streams > 0u) delay(20.milliseconds) }
+                assertTrue(held != null, "${own.lease()} after a minute and $rounds reads")
+            }
         }
 
     @Test

@@ -8,10 +8,15 @@ import kotlinx.coroutines.launch
 import org.junit.jupiter.api.AfterAll
 import org.junit.jupiter.api.BeforeAll
 import org.junit.jupiter.api.TestInstance
+import phantom.v1.ClientAuthException
+import phantom.v1.ClientAuthentication
+import phantom.v1.ClientPolicy
 import phantom.v1.ConnectionClosedException
 import phantom.v1.ConnectionState
 import phantom.v1.ServerIdentityMismatchException
 import phantom.v1.SessionEvent
+import phantom.v1.StreamClosedException
+import phantom.v1.StreamResetException
 import phantom.v1.TimeoutException
 import phantom.v1.ValidationException
 import kotlin.random.Random
@@ -119,7 +124,7 @@ class SessionTest {
 
     @Test
     fun `events tell the state and what happens to the keys`() =
-        offered {
+        live {
             val pair = phantom.pair()
             val events = async { pair.here.events().toList() }
             pair.there.events().first() // it is followed
@@ -137,7 +142,7 @@ class SessionTest {
 
     @Test
     fun `both ends export the same keying material`() =
-        offered {
+        live {
             val pair = phantom.pair()
             val here = pair.here.exportKeyingMaterial("test", 48u)
             assertEquals(48, here.size)
@@ -147,7 +152,7 @@ class SessionTest {
 
     @Test
     fun `streams carry bytes beside messages`() =
-        offered {
+        live {
             val pair = phantom.pair()
             val mine = pair.here.openStream(priority = 3u)
             val sent = Random(1).nextBytes(2 * MESSAGE_CAP + 5)
@@ -167,6 +172,38 @@ class SessionTest {
             theirs.finish()
             mine.close()
             theirs.close()
+        }
+
+    @Test
+    fun `a stream that the peer reset says with which code, and unreliable pieces have a limit`() =
+        live {
+            val pair = phantom.pair()
+            val mine = pair.here.openStream()
+            mine.send("x".toByteArray())
+            val theirs = pair.there.acceptStream(30.seconds)
+            assertEquals("x", theirs.recv(30.seconds)?.decodeToString())
+            mine.reset(code = 7u)
+            val reset = assertFailsWith<StreamResetException> { theirs.recv(30.seconds) }
+            assertEquals(7u, reset.detail?.resetCode)
+            assertFailsWith<StreamClosedException> { mine.send(ByteArray(1)) }
+            assertFailsWith<ValidationException> { theirs.sendUnreliable(ByteArray(theirs.maxUnreliableSize.toInt() + 1)) }
+            theirs.setPriority(9u)
+            assertEquals(9u, theirs.priority)
+            assertFailsWith<TimeoutException> { pair.there.acceptStream(50.milliseconds) }
+        }
+
+    @Test
+    fun `a server that asks for identities takes only those it knows`() =
+        live {
+            val known = phantom.generateSigningKey()
+            val policy = ClientPolicy(ClientAuthentication.REQUIRED, authorized = listOf(known.verifyingKey.toPin()))
+            val listener = phantom.listen("127.0.0.1:0", clients = policy)
+            val accepting = async { listener.accept(30.seconds) }
+            val session = phantom.connect(listener.urls.first(), identity = known)
+            assertEquals(known.verifyingKey, accepting.await().peerIdentity)
+            assertTrue(session.disconnect())
+            val stranger = phantom.generateSigningKey()
+            assertFailsWith<ClientAuthException> { phantom.connect(listener.urls.first(), identity = stranger) }
         }
 
     @Test

@@ -5,8 +5,6 @@ package phantom
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.runBlocking
 import kotlinx.coroutines.withTimeout
-import org.junit.jupiter.api.Assumptions.assumeTrue
-import phantom.v1.UnsupportedException
 import java.nio.file.Files
 import java.nio.file.Path
 import java.nio.file.attribute.PosixFilePermissions
@@ -22,15 +20,6 @@ val COMMAND: List<String> = (System.getenv("PHANTOM_COMMAND") ?: "phantom").spli
 
 /** Runs a test, which must end. */
 fun live(block: suspend CoroutineScope.() -> Unit): Unit = runBlocking { withTimeout(PATIENCE) { block() } }
-
-/** The same; skipped, saying so, if the sidecar does not serve yet what the definition has. */
-fun offered(block: suspend CoroutineScope.() -> Unit): Unit =
-    try {
-        live(block)
-    } catch (lacking: UnsupportedException) {
-        println("NOT RUN: ${lacking.message}")
-        assumeTrue(false, lacking.message)
-    }
 
 /** A client with a sidecar of its own that serves. */
 suspend fun launched(
