@@ -1652,7 +1652,8 @@ export interface StreamClientFrame {
    * The frame.
    *
    * `open`: Begins the exchange; the first frame and no other. `chunk`: Bytes to send, or their end. `credit`: What the
-   * sidecar may send in addition. Its ack names the last chunk that was received.
+   * sidecar may send in addition. Its ack names the last chunk that was received: the sidecar keeps chunks until then,
+   * and sends no new ones while it keeps more than 1 MiB.
    */
   frame?: { readonly case: "open"; readonly value: StreamExchangeOpen } | { readonly case: "chunk"; readonly value: StreamChunk } | { readonly case: "credit"; readonly value: Credit } | undefined;
 }

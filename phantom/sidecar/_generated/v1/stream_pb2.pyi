@@ -417,7 +417,9 @@ class StreamClientFrame(_message.Message):
 
     @_builtins.property
     def credit(self) -> _session_pb2.Credit:
-        """What the sidecar may send in addition. Its ack names the last chunk that was received."""
+        """What the sidecar may send in addition. Its ack names the last chunk that was received: the sidecar keeps chunks until then, and sends no new
+        ones while it keeps more than 1 MiB.
+        """
 
     def __init__(
         self,

@@ -666,7 +666,8 @@ extension V1 {
             case `open`(V1.StreamExchangeOpen)
             /// Bytes to send, or their end.
             case chunk(V1.StreamChunk)
-            /// What the sidecar may send in addition. Its ack names the last chunk that was received.
+            /// What the sidecar may send in addition. Its ack names the last chunk that was received: the sidecar keeps
+            /// chunks until then, and sends no new ones while it keeps more than 1 MiB.
             case credit(V1.Credit)
 
             /// See ``WireChoice``.

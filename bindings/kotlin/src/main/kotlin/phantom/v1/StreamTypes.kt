@@ -172,7 +172,10 @@ public data class StreamClientFrame(
             public val value: StreamChunk,
         ) : FrameChoice
 
-        /** What the sidecar may send in addition. Its ack names the last chunk that was received. */
+        /**
+         * What the sidecar may send in addition. Its ack names the last chunk that was received: the sidecar keeps chunks until
+         * then, and sends no new ones while it keeps more than 1 MiB.
+         */
         public data class Credit(
             /** The value. */
             public val value: phantom.v1.Credit,
