@@ -238,7 +238,7 @@ class World:
                 memory,
                 settings,
                 damage=any(one.corrupt for one in either),
-                copies=any(one.duplicate or one.reorder for one in either),
+                copies=plan.version == 1 or any(one.duplicate or one.reorder for one in either),
                 epochs=bool(plan.rekey or plan.guards),
             )
             ends.append(end)
