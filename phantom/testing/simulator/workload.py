@@ -176,6 +176,7 @@ class _StreamLedger:
         "finished",
         "left",
         "read",
+        "replied",
         "reset",
         "stop_at",
         "stopped",
@@ -193,6 +194,7 @@ class _StreamLedger:
         self.cut_at = cut_at  # bytes written when the writer resets it
         self.stop_at = stop_at  # bytes read when the reader stops it
         self.finished = False
+        self.replied = False  # the reader has ended its own half
         self.reset = False
         self.stopped = False
         self.ended = False  # the reader has seen the end, whichever
@@ -307,13 +309,22 @@ class StreamFlow(Traffic):
         if ledger.taken is not None:
             raise self._wrong(f"stream {stream.id}, accepted a second time")
         ledger.taken = stream
+        if stream.id & 2:  # its other half carries nothing: some say so at once, some when they have read all
+            self._end_reply(ledger)
         return True
+
+    def _end_reply(self, ledger: _StreamLedger) -> None:
+        if not ledger.replied and self.reader.conn.accepts_writes:
+            ledger.replied = True
+            self.reader.conn.finish(ledger.taken)
 
     def read_turn(self) -> None:
         """Reads what is there on every accepted stream and compares it."""
         for stream_id, ledger in self.ledgers.items():
             if ledger.taken is not None and not ledger.ended:
                 self._read_on(stream_id, ledger)
+                if ledger.ended:
+                    self._end_reply(ledger)
 
     def _read_on(self, stream_id: int, ledger: _StreamLedger) -> None:
         conn, now = self.reader.conn, self.clock.now
@@ -395,6 +406,8 @@ class UnreliableFlow(_Paced):
         if self._stream is None or stream.id != self._stream.id:
             return False
         self._taken = stream
+        if self.reader.conn.accepts_writes:
+            self.reader.conn.finish(stream)  # nothing comes back
         return True
 
     def read_turn(self) -> None:
