@@ -327,19 +327,19 @@ class Connection(SessionCore):
     def stop(self, stream: Stream, code: int) -> None:
         """The peer's half is no longer wanted: it is asked to reset it; what comes meanwhile is discarded."""
         _check_code(code)
-        if self.phase.over or stream.peer_ended or stream.stop_code is not None:
+        if self.phase.over or stream.stop_code is not None:
             return
-        stream.stop_code = code
         reorder = stream.reassembly.charged
-        waiting = (
-            stream.charge
-            - reorder
-            - sum((len(c[0]) if isinstance(c, tuple) else len(c)) + limits.ITEM_OVERHEAD for c in stream.chunks or ())
+        unread = sum(
+            (len(c[0]) if isinstance(c, tuple) else len(c)) + limits.ITEM_OVERHEAD for c in stream.chunks or ()
         )
+        waiting = stream.charge - reorder - unread  # of a stream that nobody has accepted yet
         self.backlog -= stream.discard_unread()
         stream.charge = reorder + waiting
+        if not stream.peer_ended:
+            stream.stop_code = code
+            self.send_stop(stream)
         self._account(stream, self.path.last_seen)
-        self.send_stop(stream)
 
     def set_priority(self, stream: Stream, priority: int) -> None:
         """From the next segment on; higher goes first, a u32."""

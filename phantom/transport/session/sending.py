@@ -159,8 +159,7 @@ def _fill_streams(core: SessionCore, buf: bytearray, view: memoryview, at: int, 
                 _block(core, stream)
                 continue
             index = outstanding.base + len(outstanding.segments)
-            if index > _MAX_INDEX:
-                _exhausted(core, stream)
+            if index >= _MAX_INDEX and _exhausted(core, stream, index):
                 continue
             if core.unconfirmed and _holds_back(core, stream, now):
                 break
@@ -273,13 +272,19 @@ def _takes_off(core: SessionCore, stream: Channel, index: int) -> None:
         core.owe_window(stream)  # behind the segment that opens it: before, there is nothing it could apply to
 
 
-def _exhausted(core: SessionCore, stream: Channel) -> None:
-    """2^32 segments: the stream fails; without control or session stream there is no session (§14.3, §15.6)."""
+def _exhausted(core: SessionCore, stream: Channel, index: int) -> bool:
+    """2^32 segments: the stream fails; without control or session stream there is no session (§14.3, §15.6).
+
+    An application stream fails one earlier: the count in its STREAM_RESET is a u32.
+    """
+    if index == _MAX_INDEX and not isinstance(stream, Stream):
+        return False
     error = StreamError("the stream's segment indices are exhausted; open another one")
     if isinstance(stream, Stream):
         core.abandon(stream, error.code)
     else:
         core.fail(error if stream.id == SESSION_STREAM else ProtocolViolationError("the control stream is used up"))
+    return True
 
 
 def _fill_resend(

@@ -302,6 +302,11 @@ class Stream(Channel):
         """True if a read would give something: bytes, the end, or the peer's reset."""
         return bool(self.chunks) or self.peer_ended
 
+    @property
+    def unread(self) -> int:
+        """What the chunks that wait for the reader are charged."""
+        return sum((len(c[0]) if isinstance(c, tuple) else len(c)) + limits.ITEM_OVERHEAD for c in self.chunks or ())
+
     def move(self, trigger: StreamTrigger) -> bool:
         """Takes a transition if the table has it; True if the state changed."""
         new = STREAM_TRANSITIONS.get((self.state, trigger))
