@@ -325,6 +325,7 @@ class StreamFlow(Traffic):
                 self._read_on(stream_id, ledger)
                 if ledger.ended:
                     self._end_reply(ledger)
+                    self._write_soon(self.clock.now)  # there is room for another stream
 
     def _read_on(self, stream_id: int, ledger: _StreamLedger) -> None:
         conn, now = self.reader.conn, self.clock.now
