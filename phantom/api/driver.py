@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from phantom import limits
 from phantom.api.waiting import Deadline, StreamWaits, WaitQueue
@@ -312,8 +313,9 @@ class SessionDriver:
         self._half_ended(stream)
 
     def stop_stream(self, stream: Stream, code: int) -> None:
-        """Asks the peer to abandon its half."""
+        """Asks the peer to abandon its half; what is there of it goes."""
         self.conn.stop(stream, code)
+        self._forget_unread(stream)
         self._soon()
 
     def conclude_stream(self, stream: Stream) -> None:
@@ -326,12 +328,21 @@ class SessionDriver:
         conn = self.conn
         if not conn.accepts_writes:
             return
-        if not conn.supports_reset:  # a version-1 session can but finish
+        if conn.supports_reset:
+            if not stream.write_ended:
+                self.reset_stream(stream, 0)
+            self.stop_stream(stream, 0)
+        else:  # a version-1 session can but finish, and let go of whatever comes
             self.conclude_stream(stream)
-            return
-        if not stream.write_ended:
-            self.reset_stream(stream, 0)
-        self.stop_stream(stream, 0)
+            self.waits_of(stream).watch = partial(self._forget_unread, stream)
+            self._forget_unread(stream)
+
+    def _forget_unread(self, stream: Stream) -> None:
+        """Nobody reads the peer's half any more: what it holds is given back to the window and to receive memory."""
+        now = self._runtime.monotonic()
+        with suppress(PhantomError):  # it was reset, or is stopped: there is nothing left
+            while self.conn.read(stream, now):
+                pass
 
     def stream_dropped(self, stream: Stream, *, read_out: bool) -> None:
         """The last reference of the application is gone. Called by the collector, in any thread and at any moment."""

@@ -515,6 +515,29 @@ async def test_dropping_a_finished_stream_does_not_reset_what_has_not_left_yet(s
     await pair.close()
 
 
+@pytest.mark.parametrize("how", ["dropped", "left by an exception", "stopped", "closed"])
+async def test_what_nobody_will_read_is_not_charged_any_more(sessions: Sessions, how: str) -> None:
+    async with sessions() as (client, server):
+        memory = process_memory(PhantomConfig())
+        here, there = await _both(client, server)
+        await here.send_reliable(bytes(100_000))
+        await here.finish()
+        await client.flush_queue(PATIENCE)
+        assert memory.charged >= 100_000
+        if how == "left by an exception":
+            with pytest.raises(ZeroDivisionError):
+                async with there:
+                    raise ZeroDivisionError
+        elif how == "stopped":
+            there.stop()
+        elif how == "closed":
+            async with there:
+                pass
+        del there
+        await until(lambda: not memory.charged)
+        assert not server._driver.conn.stream_charge  # type: ignore[union-attr]
+
+
 async def test_dropping_works_from_any_thread_and_for_the_collector(sessions: Sessions) -> None:
     async with sessions() as (client, server):
         here, there = await _both(client, server)
@@ -927,3 +950,22 @@ async def test_a_version_1_session_has_streams_and_no_reset_and_no_rekey(session
         await there.finish()
         assert client.export_keying_material("label") == server.export_keying_material("label")
         assert await client.flush_queue(PATIENCE) >= 0
+
+
+async def test_what_comes_on_a_dropped_version_1_stream_does_not_hold_the_session_up(server_key: Any) -> None:
+    pair = await session_pair(
+        key=server_key,
+        client_config=PhantomConfig(offer_version=1),
+        server_config=PhantomConfig(accept_versions=frozenset({1, 2})),
+    )
+    here, there = await _both(pair.client, pair.server)
+    await here.send_reliable(b"x")
+    assert await there.recv(PATIENCE) == b"x"
+    del there
+    for _ in range(4):
+        await here.send_reliable(bytes(1 << 20), PATIENCE)
+        await pair.client.send(b"goes on")
+        assert await pair.server.recv(PATIENCE) == b"goes on"
+    await here.finish()
+    await until(lambda: not pair.server._driver.conn.stream_charge)  # type: ignore[union-attr]
+    await pair.close()
