@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import compare, report
-from benchmarks.groups import bulk, gate, handshake, memory, primitives, quic, records, rust, small
+from benchmarks.groups import bulk, gate, handshake, memory, primitives, quic, records, rust, small, streams
 from benchmarks.harness import Options, Row, number
 from benchmarks.targets import judge
 
@@ -19,6 +19,7 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "records": records.measure,
     "bulk": bulk.measure,
     "small": small.measure,
+    "streams": streams.measure,
     "quic": quic.measure,
     "rust": rust.measure,
     "memory": memory.measure,

@@ -6,7 +6,7 @@ from benchmarks.harness import Contestant, GiB, KiB, MiB, Options, Row, Sample, 
 from benchmarks.peers import native, sockets
 
 GROUP = "bulk"
-SIZES = (16 * KiB, 64 * KiB, 256 * KiB)
+SIZES = (16 * KiB, 64 * KiB, 256 * KiB, MiB)
 C = "C, same framing and copies"
 C_SINGLE = "C, one frame per write"
 ASYNCIO = "Phantom, asyncio"

@@ -466,7 +466,10 @@ actor Driver {
             if read.count > size { rests[stream.id] = Array(read[size...]) }
             return described(Array(read.prefix(size))).merging(["end": isAtEnd]) { $1 }
         case "stream_info":
-            return ["stream_id": Int(stream.id), "max_unreliable_size": stream.maxUnreliableSize]
+            return [
+                "stream_id": Int(stream.id), "priority": Int(stream.priority),
+                "max_unreliable_size": stream.maxUnreliableSize,
+            ]
         case "stream_priority": try await stream.setPriority(UInt32(clamping: given.number("priority", or: 0)))
         case "stream_finish": try await stream.finish()
         case "stream_release":

@@ -8,6 +8,7 @@ public final class PhantomStream: Sendable {
     private struct State {
         /// The number of the last piece received; the sidecar keeps those after it.
         var received: UInt64 = 0
+        var priority: UInt32 = 0
         var isAtEnd = false
         var isReleased = false
     }
@@ -32,7 +33,11 @@ public final class PhantomStream: Sendable {
         id = stream.id
         maxUnreliableSize = Int(stream.maxUnreliableSize)
         calls = V1.StreamCalls(transport: session.calls.transport, ref: ref)
+        state.change { $0.priority = stream.priority }
     }
+
+    /// The priority of what this side sends.
+    public var priority: UInt32 { state.change { $0.priority } }
 
     deinit {
         guard state.change({ !$0.isReleased }) else { return }
@@ -58,8 +63,11 @@ public final class PhantomStream: Sendable {
         } catch { throw await session.reason(error) }
     }
 
-    /// Sends bytes as one piece, at once, which may be lost or overtaken.
+    /// Sends bytes as one piece, at once, which may be lost or overtaken; `validation` above ``maxUnreliableSize``.
     public func sendUnreliable(_ bytes: [UInt8], timeout: WireDuration? = nil) async throws(PhantomError) {
+        guard bytes.count <= maxUnreliableSize else {
+            throw PhantomError(.validation, "one piece carries \(maxUnreliableSize) bytes, not \(bytes.count)")
+        }
         do { _ = try await calls.send(data: bytes, unreliable: true, options: RPCOptions(timeout: timeout)) } catch {
             throw await session.reason(error)
         }
@@ -126,6 +134,7 @@ public final class PhantomStream: Sendable {
         do { _ = try await calls.setPriority(priority: priority, options: RPCOptions(timeout: timeout)) } catch {
             throw await session.reason(error)
         }
+        state.change { $0.priority = priority }
     }
 
     /// Gives the stream back. Idempotent; one that ended with its session is no error.
