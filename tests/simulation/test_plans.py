@@ -37,6 +37,14 @@ def test_every_seed_of_a_short_plan_holds(name: str, first: int, last: int) -> N
     assert packets / (last - first + 1) <= 1.25 * MOST_PACKETS
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("first", range(1, SEEDS + 1, 5))
+def test_whatever_a_seed_draws_holds(first: int) -> None:
+    for seed in range(first, min(first + 5, SEEDS + 1)):
+        outcome = play(PLANS["chaos"], seed)
+        assert outcome.ok, f"{outcome.invariant}: {outcome.failure}\nphantom simulate --plan chaos --seeds {seed}"
+
+
 @pytest.mark.skipif(not LONG, reason="the long plans are for make soak")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", [plan.name for plan in long_plans()])

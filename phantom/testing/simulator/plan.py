@@ -69,7 +69,7 @@ class Plan:
     ProtectionLimits, ``client`` and ``server`` further settings of one end. ``memory`` is RECV_MEMORY of each end in
     bytes. ``idle`` seconds pass after the flows without traffic of the application, with memory watched. ``goodput`` is
     the share of the link's capacity that must at least be reached, ``cut`` seconds after which the link dies for good
-    (0: never).
+    (0: never). ``drawn``: the seed draws everything but the name (:mod:`.chaos`).
     """
 
     name: str
@@ -93,6 +93,7 @@ class Plan:
     idle: float = 0.0
     goodput: float = 0.0
     long: bool = False
+    drawn: bool = False
     cut: float = 0.0
 
     def __post_init__(self) -> None:

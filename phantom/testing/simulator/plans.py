@@ -276,7 +276,13 @@ def _goodput_plans() -> Iterator[Plan]:
         yield replace(_clean(rate, rtt, total, loss=0.01), goodput=0.60)
 
 
-PLANS: Final[dict[str, Plan]] = {plan.name: plan for plan in (*_issue_plans(), *_more_plans(), *_goodput_plans())}
+def _chaos() -> Iterator[Plan]:
+    yield Plan("chaos", "everything is drawn by the seed: links, traffic, settings, limits", drawn=True, long=True)
+
+
+PLANS: Final[dict[str, Plan]] = {
+    plan.name: plan for plan in (*_issue_plans(), *_more_plans(), *_chaos(), *_goodput_plans())
+}
 
 
 def short_plans() -> list[Plan]:

@@ -313,6 +313,12 @@ class StreamFlow(Traffic):
             self._end_reply(ledger)
         return True
 
+    def _end(self, ledger: _StreamLedger) -> None:
+        """The reader has seen the end: there is room for another stream."""
+        ledger.ended = True
+        self._end_reply(ledger)
+        self._write_soon(self.clock.now)
+
     def _end_reply(self, ledger: _StreamLedger) -> None:
         if not ledger.replied and self.reader.conn.accepts_writes:
             ledger.replied = True
@@ -323,9 +329,6 @@ class StreamFlow(Traffic):
         for stream_id, ledger in self.ledgers.items():
             if ledger.taken is not None and not ledger.ended:
                 self._read_on(stream_id, ledger)
-                if ledger.ended:
-                    self._end_reply(ledger)
-                    self._write_soon(self.clock.now)  # there is room for another stream
 
     def _read_on(self, stream_id: int, ledger: _StreamLedger) -> None:
         conn, now = self.reader.conn, self.clock.now
@@ -342,7 +345,7 @@ class StreamFlow(Traffic):
             if data is None:
                 if not ledger.finished or ledger.read != ledger.written:
                     raise self._wrong(f"the end of stream {stream_id} after {ledger.read} of {ledger.written} bytes")
-                ledger.ended = True
+                self._end(ledger)
                 self.ends_seen += 1
                 return
             if not data:
@@ -354,14 +357,15 @@ class StreamFlow(Traffic):
             ledger.read += len(data)
             self._was_read(len(data))
             if ledger.stop_at is not None and not ledger.stopped and ledger.read > ledger.stop_at:
-                ledger.stopped = ledger.ended = True  # nothing more is read from it
+                ledger.stopped = True  # nothing more is read from it
                 conn.stop(ledger.taken, _STOP_CODE)
+                self._end(ledger)
                 self.stops += 1
 
     def _saw_reset(self, stream_id: int, ledger: _StreamLedger, error: StreamResetError) -> None:
         if not ledger.reset or error.reset_code != _RESET_CODE:
             raise self._wrong(f"a reset with code {error.reset_code} of stream {stream_id}, which nobody reset")
-        ledger.ended = True
+        self._end(ledger)
         self.resets_seen += 1
 
 

@@ -20,6 +20,7 @@ from phantom.crypto.pins import PinSet
 from phantom.crypto.providers import get_provider
 from phantom.errors import EpochExhaustedError
 from phantom.testing.null_aead import null_aead_provider
+from phantom.testing.simulator.chaos import drawn
 from phantom.testing.simulator.endpoint import Endpoint
 from phantom.testing.simulator.errors import InvariantViolationError
 from phantom.testing.simulator.handshakes import HandshakeClient, HandshakeServer, SeededRng
@@ -138,6 +139,8 @@ class World:
     """
 
     def __init__(self, plan: Plan, seed: int, *, checked: bool = True) -> None:
+        if plan.drawn:
+            plan = drawn(plan.name, seed)
         self.plan = plan
         self.seed = seed
         self.clock = VirtualTime()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from phantom.errors import ConfigError
-from phantom.testing.simulator import Flow, Link, Plan, load_plan, plan_from
+from phantom.testing.simulator import Flow, Link, Plan, World, load_plan, plan_from
+from phantom.testing.simulator.chaos import drawn
 from phantom.testing.simulator.plans import PLANS, long_plans, short_plans
 
 TOML = """
@@ -119,3 +120,13 @@ def test_the_plans_that_come_along_are_those_of_the_issue_and_more() -> None:
     assert len(short_plans()) >= 12
     assert {plan.name for plan in (*short_plans(), *long_plans())} == set(PLANS)
     assert all(plan.summary for plan in PLANS.values())
+
+
+def test_a_drawn_plan_is_the_same_for_the_same_seed_and_differs_from_others() -> None:
+    assert drawn("chaos", 3) == drawn("chaos", 3)
+    plans = [drawn("chaos", seed) for seed in range(60)]
+    assert len({repr(plan) for plan in plans}) == 60
+    assert {plan.version for plan in plans} == {1, 2}
+    assert {plan.transport for plan in plans} == {"datagram", "pipe"}
+    assert all(plan.flows for plan in plans)
+    assert World(PLANS["chaos"], 3).plan == drawn("chaos", 3)
