@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import random
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies
 
 import phantom
 from phantom import limits
@@ -22,6 +25,7 @@ from phantom.testing.sessions import session_pair
 from phantom.transport.session.streams import Stream
 from tests.calm import PATIENCE, turns, until
 
+_KEY = phantom.generate_signing_key()
 Ends = tuple[phantom.PhantomSession, phantom.PhantomSession]
 Sessions = Callable[..., AbstractAsyncContextManager[Ends]]
 
@@ -98,6 +102,58 @@ async def test_bytes_arrive_in_order_whatever_the_writes_were(sessions: Sessions
         assert received == data
         assert await there.recv() is None
         assert await there.recv() is None
+
+
+@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.given(
+    writes=strategies.lists(strategies.tuples(strategies.integers(0, 200_000), strategies.booleans()), max_size=12),
+    reads=strategies.integers(0, 5),
+)
+def test_whatever_is_written_is_read_in_the_same_order(writes: list[tuple[int, bool]], reads: int) -> None:
+    """Reliable bytes arrive all and in order; on a byte pipe every unreliable chunk does too, whole."""
+
+    async def main() -> None:
+        pair = await session_pair(key=_KEY, runtime=SimulatedRuntime(), latency=0.01)
+        here, there = await _both(pair.client, pair.server)
+        reliable, chunks = b"", []
+        marks = itertools.count(1)
+
+        async def write() -> None:
+            nonlocal reliable
+            for size, whole in writes:
+                data = next(marks).to_bytes(2, "big") * (size // 2)
+                if whole:
+                    data = data[: here.max_unreliable_size]
+                    chunks.extend([data] if data else [])
+                    await here.send_unreliable(data)
+                else:
+                    reliable += data
+                    await here.send_reliable(data)
+            await here.finish()
+
+        writing = asyncio.ensure_future(write())
+        got = [chunk async for chunk in _slowly(there, reads)]
+        await writing
+        left = list(chunks)
+        bytes_read = b""
+        for chunk in got:
+            if left and chunk == left[0] and not reliable.startswith(bytes_read + chunk):
+                left.pop(0)
+            elif reliable.startswith(bytes_read + chunk):
+                bytes_read += chunk
+            else:
+                raise AssertionError("a chunk that nobody sent")
+        assert bytes_read == reliable
+        assert left == []
+        await pair.close()
+
+    run_virtual(main())
+
+
+async def _slowly(stream: phantom.PhantomStream, turns_each: int) -> AsyncIterator[bytes]:
+    async for chunk in stream:
+        await turns(turns_each)
+        yield chunk
 
 
 async def test_each_half_ends_on_its_own(sessions: Sessions) -> None:

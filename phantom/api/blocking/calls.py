@@ -247,8 +247,8 @@ class PhantomStream:
         if self._ended == "finished":
             return
         self._check_open()
-        if self._stream._stream.write_ended:
-            _in_loop(self._stream._finish)  # says how it ended
+        if self._stream._stream.write_ended or not self._stream._driver.conn.accepts_writes:
+            _in_loop(self._stream._finish)  # says how it ended, or that the session did
         self._mailbox.post_verb(self._stream._finish)
         self._ended = "finished"
 

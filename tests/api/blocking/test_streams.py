@@ -196,6 +196,18 @@ def test_an_accepted_stream_that_its_caller_never_got_is_given_to_the_next(pair:
     assert again.recv(PATIENCE) == b"x"
 
 
+def test_the_end_of_the_session_is_the_end_of_its_streams(pair: Pair) -> None:
+    here, there = _both(pair)
+    here.send_reliable(b"arrives", PATIENCE)
+    pair[0].disconnect(5, timeout=PATIENCE)
+    assert there.recv(PATIENCE) == b"arrives"
+    for call in (lambda: there.recv(PATIENCE), lambda: here.send_reliable(b"x", PATIENCE), here.finish):
+        with pytest.raises(phantom.ConnectionClosedError):
+            call()
+    for verb in (here.reset, here.stop, there.reset, there.stop):
+        verb()  # nothing is left to give up
+
+
 def test_keys(pair: Pair) -> None:
     client, server = pair
     assert client.rekey(PATIENCE) == 1
