@@ -16,7 +16,7 @@ from phantom.errors import ConfigError
 __all__ = ["PhantomConfig"]
 
 _SUITES: Final = ("auto", "aes-256-gcm", "chacha20-poly1305")
-_PROVIDERS: Final = ("auto", "openssl", "pqcrypto")
+_PROVIDERS: Final = ("auto", "openssl", "pqcrypto", "browser")
 _COOKIE: Final = ("auto", "always")
 _PADDING: Final = ("none", "pade")
 _VERSIONS: Final = frozenset({limits.VERSION_1, limits.VERSION_2})
@@ -77,7 +77,7 @@ class PhantomConfig:
     suite: str = "auto"
     """Cipher suite of what this side sends: auto (by CPU), aes-256-gcm, chacha20-poly1305."""
     provider: str = "auto"
-    """Crypto provider: auto, openssl, pqcrypto."""
+    """Crypto provider: auto, openssl, pqcrypto, browser (Pyodide only)."""
     bulk_chunk: int = limits.BULK_CHUNK
     """Application bytes in one packet of a bulk write."""
     frame_cap: int = limits.ESTABLISHED_FRAME_CAP

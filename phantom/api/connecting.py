@@ -19,7 +19,7 @@ from phantom.crypto.pins import Pins, PinSet
 from phantom.crypto.rng import SYSTEM_RNG, RngProvider
 from phantom.errors import ConfigError, PhantomTimeoutError, ValidationError
 from phantom.limits import VERSION_1
-from phantom.runtime import AsyncioRuntime, Runtime
+from phantom.runtime import Runtime, default_runtime
 from phantom.transport.handshake.initiator import Initiator
 from phantom.transport.legs.base import Leg, SessionTransport
 from phantom.transport.legs.message import MessageLeg
@@ -67,7 +67,7 @@ class Connecting:
         await self._session.__aexit__(kind, error, traceback)
 
     async def _connect(self) -> PhantomSession:
-        runtime = self._runtime or AsyncioRuntime()
+        runtime = self._runtime or default_runtime()
         config, address = self._config, self._address
         deadline = Deadline(runtime, self._timeout)
         engine = Engine(config, self_tested_provider(config), runtime, process_memory(config))
@@ -170,7 +170,7 @@ def connect_with_transport(
     _check_identity(identity, config)
     pins = PinSet.parse(server_key)
     config = config or PhantomConfig()
-    runtime = runtime or AsyncioRuntime()
+    runtime = runtime or default_runtime()
     engine = Engine(config, self_tested_provider(config), runtime, process_memory(config))
     session = PhantomSession(runtime, config, peer_addr)
     leg = MessageLeg(transport, runtime, peer_addr) if isinstance(transport, SessionTransport) else transport

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from phantom.api.endpoint import Address
 from phantom.crypto.rng import RngProvider
-from phantom.errors import ConfigError, PhantomTimeoutError, ValidationError
+from phantom.errors import ConfigError, PhantomTimeoutError, UnsupportedError, ValidationError
 from phantom.runtime.base import Runtime
 from phantom.transport.legs.base import Leg
-from phantom.transport.legs.http_upgrade import UpgradePolicy
+from phantom.transport.legs.http_upgrade import PATH, UpgradePolicy
 from phantom.transport.legs.tcp import TcpLeg, connect_tcp
 from phantom.transport.legs.tls import TlsLeg
 from phantom.transport.legs.websocket import WebSocketLeg, open_websocket
@@ -42,6 +43,8 @@ class WebOptions:
 
 async def open_leg(address: Address, runtime: Runtime, timeout: float, web: WebOptions, rng: RngProvider) -> Leg:
     """A leg that is connected to ``address``, within ``timeout`` seconds. Raises NetworkError, PhantomTimeoutError."""
+    if sys.platform == "emscripten":
+        return await _leg_of_page(address, runtime, timeout)
     deadline = runtime.monotonic() + timeout
     leg: Leg = await connect_tcp(address.host, address.port, runtime, timeout)
     if address.leg not in _WEB:
@@ -56,6 +59,15 @@ async def open_leg(address: Address, runtime: Runtime, timeout: float, web: WebO
         raise PhantomTimeoutError(
             f"{address.host_port} did not take the WebSocket within {timeout:g} s; is it a web server?"
         ) from None
+
+
+async def _leg_of_page(address: Address, runtime: Runtime, timeout: float) -> Leg:
+    from phantom.transport.legs.browser import BrowserLeg, open_browser_leg, page_socket
+
+    if address.leg not in _WEB:
+        raise UnsupportedError(f"a page has no {address.leg}; listen on ws:// or wss:// and connect there")
+    url = f"{address.leg}://{address.host_port}{address.path or PATH}"
+    return await open_browser_leg(BrowserLeg(page_socket(url), runtime, address.host_port), timeout)
 
 
 def accepted_leg(sock: socket.socket, address: Address, runtime: Runtime, web: WebOptions) -> Leg:

@@ -27,7 +27,7 @@ from phantom.errors import ConfigError, ConnectionClosedError, ValidationError
 from phantom.limits import VERSION_1
 from phantom.observability.log import logger
 from phantom.observability.metrics import HandshakeCounters, MetricsSnapshot
-from phantom.runtime import AsyncioRuntime, Runtime, Task
+from phantom.runtime import Runtime, Task, default_runtime
 from phantom.transport.handshake.gate import Gate, Source, client_id
 from phantom.transport.handshake.responder import Responder
 from phantom.transport.legs.http_upgrade import PATH
@@ -516,7 +516,7 @@ class Binding:
 
     async def _bind(self) -> PhantomListener:
         key = self._key or HybridSigningKey.generate(self._rng)
-        runtime = self._runtime or AsyncioRuntime()
+        runtime = self._runtime or default_runtime()
         listener = PhantomListener(key, self._config, runtime, self._rng, self._clients, self._web)
         await listener._bind(self._addresses, self._reuse_port)
         return listener

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import enum
+import sys
 from typing import TYPE_CHECKING, Final, Protocol
-
-from cryptography.exceptions import InvalidTag
 
 from phantom.crypto.wipe import BytesLike
 from phantom.errors import ValidationError
@@ -13,6 +12,13 @@ from phantom.limits import AEAD_KEY_LEN
 
 if TYPE_CHECKING:
     from phantom.crypto.providers import Provider
+
+if sys.platform == "emscripten":
+
+    class InvalidTag(Exception):  # noqa: N818 - the name it has in ``cryptography``, which does not exist in a page
+        """A packet does not open."""
+else:
+    from cryptography.exceptions import InvalidTag
 
 __all__ = ["AEAD_FAILURE", "Aead", "CipherSuite", "new_aead"]
 

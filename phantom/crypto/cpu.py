@@ -36,7 +36,12 @@ def aes_accelerated() -> bool | None:
 
 
 def default_suite(provider_name: str) -> CipherSuite:
-    """AES-256-GCM with AES acceleration, else ChaCha20-Poly1305; where that is unknown, AES with ``openssl`` only."""
+    """AES-256-GCM with AES acceleration, else ChaCha20-Poly1305; where that is unknown, AES with ``openssl`` only.
+
+    ``browser`` never uses such instructions, whatever the CPU has.
+    """
+    if provider_name == "browser":
+        return CipherSuite.CHACHA20_POLY1305
     accelerated = aes_accelerated()
     if accelerated is None:
         accelerated = provider_name == "openssl"

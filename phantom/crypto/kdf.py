@@ -9,11 +9,8 @@ from __future__ import annotations
 import hashlib
 from typing import Final, NamedTuple
 
-from blake3 import blake3
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
-
 from phantom.crypto.aead import CipherSuite
+from phantom.crypto.digests import blake3_derive_key, blake3_keyed_hash, expand_into, extract_expand_into
 from phantom.crypto.wipe import BytesLike, wipe
 from phantom.errors import KeyDerivationError, ValidationError
 from phantom.limits import AEAD_NONCE_LEN, NONCE_PREFIX_LEN
@@ -41,7 +38,6 @@ __all__ = [
 
 MAX_EXPORT_LEN: Final = 8160  # bytes, 255 SHA-256 blocks
 MAX_EXPORT_NAME_LEN: Final = 255  # bytes
-_SHA256: Final = SHA256()
 _DIRECTION_LABELS: Final = {
     CipherSuite.AES_256_GCM: ("phantom-aes-send-v1", "phantom-aes-recv-v1"),
     CipherSuite.CHACHA20_POLY1305: ("phantom-cc20-send-v1", "phantom-cc20-recv-v1"),
@@ -51,7 +47,7 @@ _DIRECTION_LABELS: Final = {
 def _extract_expand(salt: BytesLike | None, ikm: BytesLike, info: bytes, length: int) -> bytearray:
     out = bytearray(length)
     try:
-        HKDF(_SHA256, length, None if salt is None else bytes(salt), info).derive_into(ikm, out)
+        extract_expand_into(salt, ikm, info, out)
     except ValueError as exc:
         raise KeyDerivationError(f"HKDF-SHA-256 cannot give {length} bytes") from exc
     return out
@@ -60,7 +56,7 @@ def _extract_expand(salt: BytesLike | None, ikm: BytesLike, info: bytes, length:
 def _expand(prk: BytesLike, info: bytes, length: int) -> bytearray:
     out = bytearray(length)
     try:
-        HKDFExpand(_SHA256, length, info).derive_into(prk, out)
+        expand_into(prk, info, out)
     except ValueError as exc:
         raise KeyDerivationError(f"HKDF-SHA-256 cannot give {length} bytes") from exc
     return out
@@ -78,12 +74,12 @@ def hkdf_expand(prk: BytesLike, info: bytes, length: int) -> bytes:
 
 def blake3_derive(label: str, key_material: BytesLike) -> bytes:
     """32 bytes of BLAKE3 in derive-key mode with ``label`` as the context string."""
-    return blake3(key_material, derive_key_context=label).digest()
+    return blake3_derive_key(label, key_material)
 
 
 def blake3_keyed(key: BytesLike, data: BytesLike) -> bytes:
     """32 bytes of BLAKE3 keyed with exactly 32 bytes (the MAC of proof-of-work challenges, wire-native §8.5)."""
-    return blake3(data, key=key).digest()
+    return blake3_keyed_hash(key, data)
 
 
 def combine(ss_x: BytesLike, ss_pq: BytesLike) -> bytearray:

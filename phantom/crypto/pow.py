@@ -5,8 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from blake3 import blake3
-
+from phantom.crypto.digests import blake3_hash, search
 from phantom.crypto.wipe import BytesLike
 
 __all__ = ["leading_zero_bits", "solve"]
@@ -18,7 +17,7 @@ _END: Final = 1 << 64
 
 def leading_zero_bits(nonce: BytesLike, solution: int) -> int:
     """How many zero bits BLAKE3(nonce || solution u64le) starts with (0 to 256), the top bit of byte 0 first."""
-    digest = blake3(bytes(nonce) + _SOLUTION.pack(solution)).digest()
+    digest = blake3_hash(bytes(nonce) + _SOLUTION.pack(solution))
     return _HASH_BITS - int.from_bytes(digest, "big").bit_length()
 
 
@@ -27,11 +26,4 @@ def solve(nonce: BytesLike, difficulty: int, start: int, count: int) -> int | No
 
     About 0.4 µs a value: the caller cuts the search into slices that fit its thread or event loop.
     """
-    # A digest has enough zero bits iff it sorts before the limit; no digest of 32 bytes reaches 33 times 0xff.
-    limit = (1 << (_HASH_BITS - difficulty)).to_bytes(32, "big") if difficulty > 0 else b"\xff" * 33
-    prefix = bytes(nonce)
-    pack = _SOLUTION.pack
-    for candidate in range(start, min(start + count, _END)):
-        if blake3(prefix + pack(candidate)).digest() < limit:
-            return candidate
-    return None
+    return search(bytes(nonce), difficulty, start, min(start + count, _END))

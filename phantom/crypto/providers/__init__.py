@@ -6,6 +6,7 @@ held by ``HybridKemKeyPair``, ``HybridSigningKey`` and ``HybridVerifyingKey``, a
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final, Protocol, TypeAlias
 
 from phantom.crypto.aead import Aead, CipherSuite
@@ -26,7 +27,7 @@ class Provider(Protocol):
 
     @property
     def name(self) -> str:
-        """``openssl`` or ``pqcrypto``."""
+        """``openssl``, ``pqcrypto`` or ``browser``."""
 
     @property
     def seeded(self) -> bool:
@@ -90,7 +91,8 @@ class Provider(Protocol):
         """Whether the signature (3309 B) is valid in pure mode with an empty context."""
 
 
-PROVIDER_NAMES: Final = ("auto", "openssl", "pqcrypto")
+PROVIDER_NAMES: Final = ("auto", "openssl", "pqcrypto", "browser")
+_IN_PAGE: Final = sys.platform == "emscripten"
 NULL_AEAD: Final = "null-aead"  # phantom.testing has it; refused by every runtime but the simulated one
 _loaded: dict[str, Provider] = {}
 
@@ -98,8 +100,9 @@ _loaded: dict[str, Provider] = {}
 def get_provider(name: str = "auto") -> Provider:
     """The provider of that name, one object a process.
 
-    ``auto`` is ``openssl`` where the OpenSSL behind the ``cryptography`` library has ML-KEM and ML-DSA, else
-    ``pqcrypto``. ConfigError for an unknown name and for one that this host cannot serve; it says what to install.
+    ``auto`` is ``browser`` in Pyodide, ``openssl`` where the OpenSSL behind the ``cryptography`` library has ML-KEM and
+    ML-DSA, else ``pqcrypto``.
+    ConfigError for an unknown name and for one that this host cannot serve; it says what to install.
     """
     provider = _loaded.get(name)
     if provider is None:
@@ -108,11 +111,18 @@ def get_provider(name: str = "auto") -> Provider:
 
 
 def _load(name: str) -> Provider:
-    # Imported on use: the extra may be absent, and a caller that asks for one provider must not pay for the other.
-    from phantom.crypto.providers.openssl import OpenSslProvider, has_post_quantum
-
+    # Imported on use: a library may be absent, and a caller that asks for one provider must not pay for the other.
     if name not in PROVIDER_NAMES:
         raise ConfigError(f"unknown crypto provider {name!r}; the providers are {', '.join(PROVIDER_NAMES)}")
+    if name == "browser" or (name == "auto" and _IN_PAGE):
+        from phantom.crypto.bridge import page_bridge
+        from phantom.crypto.providers.browser import BrowserProvider
+
+        return BrowserProvider(page_bridge())
+    if _IN_PAGE:
+        raise ConfigError(f"the crypto provider {name!r} does not exist in a page; use 'auto' or 'browser'")
+    from phantom.crypto.providers.openssl import OpenSslProvider, has_post_quantum
+
     if name != "pqcrypto" and has_post_quantum():
         return OpenSslProvider()
     if name == "openssl":

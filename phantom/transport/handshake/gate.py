@@ -15,10 +15,8 @@ import ipaddress
 import struct
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.hmac import HMAC
-
 from phantom.crypto.compare import constant_time_equal
+from phantom.crypto.digests import keyed_hmac
 from phantom.crypto.kdf import blake3_keyed, hour_secret
 from phantom.crypto.pow import leading_zero_bits
 from phantom.crypto.rng import SYSTEM_RNG
@@ -127,7 +125,7 @@ class _Hour:
 
     def __init__(self, master: bytes | bytearray, hour: int) -> None:
         self.secret = hour_secret(master, hour)
-        self.mac = HMAC(self.secret, SHA256())
+        self.mac = keyed_hmac(self.secret)
 
 
 class Gate:

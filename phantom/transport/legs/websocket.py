@@ -29,7 +29,7 @@ from phantom.transport.legs.http_upgrade import (
 )
 from phantom.transport.legs.layered import LayeredLeg
 
-__all__ = ["WebSocketLeg", "open_websocket"]
+__all__ = ["WebSocketLeg", "closing_error", "open_websocket"]
 
 _GROWTH = frames.MASK_OVERHEAD - limits.LENGTH_PREFIX  # bytes by which one frame becomes longer at most
 _LAST_WORDS = 256  # bytes for a PONG and a CLOSE
@@ -48,6 +48,16 @@ _MEANING = {
     1013: "it is overloaded, try later",
     1014: "a proxy had no answer from the server behind it",
 }
+
+
+def closing_error(code: int) -> PhantomError | None:
+    """What a CLOSE of the peer with ``code`` means for the session; None: an end without fault."""
+    if code == frames.TOO_BIG:
+        return FrameTooLargeError("the peer closed the WebSocket: a message was too big for it")
+    if code in _CALM:
+        return None
+    meaning = _MEANING.get(code, "of its own reasons")
+    return NetworkError(f"the peer closed the WebSocket with code {code}: {meaning}")
 
 
 class WebSocketLeg(LayeredLeg):
@@ -130,12 +140,7 @@ class WebSocketLeg(LayeredLeg):
         return not self._lost
 
     def _closed_by_peer(self, code: int) -> None:
-        error: PhantomError | None = None
-        if code == frames.TOO_BIG:
-            error = FrameTooLargeError("the peer closed the WebSocket: a message was too big for it")
-        elif code not in _CALM:
-            meaning = _MEANING.get(code, "of its own reasons")
-            error = NetworkError(f"the peer closed the WebSocket with code {code}: {meaning}")
+        error = closing_error(code)
         self._close = frames.NORMAL if code == frames.NO_STATUS else code
         if error is not None:
             self._fail(error, linger=True)
