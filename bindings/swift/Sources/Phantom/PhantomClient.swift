@@ -276,9 +276,11 @@ final class Lease: Sendable {
                     state.change { $0.answer = response.state ?? V1.LeaseState() }
                 }
             } catch { failure = error.isCancelled ? failure : error }
-            state.change { $0.failure = $0.failure ?? failure }
+            state.change { $0.failure = $0.failure ?? ($0.isClosing ? Self.closed : failure) }
         }
     }
+
+    private static let closed = PhantomError(.runtimeInit, "the client is closed; open a new one")
 
     /// Why no call can be made any more.
     var failure: PhantomError? { state.change { $0.failure } }
@@ -309,7 +311,7 @@ final class Lease: Sendable {
 
     /// Lets go of the stream; the lease ends after its grace unless it was released.
     func drop() {
-        state.change { $0.failure = $0.failure ?? PhantomError(.runtimeInit, "the client is closed; open a new one") }
+        state.change { $0.failure = $0.failure ?? Self.closed }
         reading.cancel()
         keeping.cancel()
     }

@@ -5,9 +5,11 @@ import Phantom
 /// The one completion queue of the process, and the thread that empties it.
 enum Completions {
     /// What waits for a batch: called once, on the queue's thread, with whether it was good.
-    final class Tag: Sendable {
-        let completed: @Sendable (Bool) -> Void
-        init(_ completed: @escaping @Sendable (Bool) -> Void) { self.completed = completed }
+    typealias Completed = @Sendable (Bool) -> Void
+
+    private struct Waiting {
+        var lastTag: UInt = 0
+        var byTag: [UInt: Completed] = [:]
     }
 
     private struct Queue: @unchecked Sendable {
@@ -20,7 +22,7 @@ enum Completions {
                 while true {
                     var isGood: Int32 = 0
                     guard let tag = cgrpc_next(queue.pointer, &isGood) else { return }
-                    Unmanaged<Tag>.fromOpaque(tag).takeRetainedValue().completed(isGood != 0)
+                    Completions.end(UInt(bitPattern: tag), isGood != 0)
                 }
             }
             thread.name = "phantom-grpc"
@@ -29,18 +31,23 @@ enum Completions {
     }
 
     private static let shared = Queue()
+    private static let waiting = Guarded(Waiting())
 
     static var queue: OpaquePointer { shared.pointer }
 
     /// Starts a batch; `completed` is called in any case, at once with false if the core refuses it.
-    static func start(
-        _ completed: @escaping @Sendable (Bool) -> Void, _ batch: (UnsafeMutableRawPointer) -> grpc_call_error
-    ) {
-        let tag = Unmanaged.passRetained(Tag(completed))
-        if batch(tag.toOpaque()) != GRPC_CALL_OK {
-            // No event comes for it.
-            tag.takeRetainedValue().completed(false)
+    static func start(_ completed: @escaping Completed, _ batch: (UnsafeMutableRawPointer?) -> grpc_call_error) {
+        let tag = waiting.withLock { waiting in
+            waiting.lastTag += 1
+            waiting.byTag[waiting.lastTag] = completed
+            return waiting.lastTag
         }
+        // No event comes for a batch that was refused.
+        if batch(UnsafeMutableRawPointer(bitPattern: tag)) != GRPC_CALL_OK { end(tag, false) }
+    }
+
+    private static func end(_ tag: UInt, _ isGood: Bool) {
+        waiting.withLock { $0.byTag.removeValue(forKey: tag) }?(isGood)
     }
 }
 
@@ -148,5 +155,19 @@ final class CoreChannel: @unchecked Sendable {
     deinit {
         grpc_channel_destroy(pointer)
         cgrpc_metadata_free(metadata)
+    }
+}
+
+/// State behind a lock.
+final class Guarded<State>: @unchecked Sendable {
+    private let lock = NSLock()
+    private var state: State
+
+    init(_ state: State) { self.state = state }
+
+    func withLock<Value>(_ body: (inout State) -> Value) -> Value {
+        lock.lock()
+        defer { lock.unlock() }
+        return body(&state)
     }
 }

@@ -45,7 +45,7 @@ extension WireMessage {
 
     /// The message as bytes. Equal messages have equal bytes.
     public func serialized() -> [UInt8] {
-        var writer = WireWriter()
+        var writer = WireWriter(room: WireWriter.size { encode(to: &$0) })
         encode(to: &writer)
         return writer.bytes
     }
@@ -370,11 +370,30 @@ public struct WireReader: Sendable {
 public struct WireWriter: Sendable {
     /// What was written so far.
     public private(set) var bytes: [UInt8] = []
+    /// Bytes are counted in `size` instead of being written: a length comes before what it is the length of, and to make
+    /// room for it afterwards would move everything.
+    private var isCounting = false
+    private var size = 0
 
     /// Nothing yet.
     public init() {}
 
+    /// Nothing yet, and room for so many bytes.
+    init(room: Int) { bytes.reserveCapacity(room) }
+
+    /// How many bytes the closure writes.
+    static func size(_ write: (inout WireWriter) -> Void) -> Int {
+        var writer = WireWriter()
+        writer.isCounting = true
+        write(&writer)
+        return writer.size
+    }
+
     mutating func varint(_ value: UInt64) {
+        if isCounting {
+            size += (70 - (value | 1).leadingZeroBitCount) / 7
+            return
+        }
         var rest = value
         while rest > 0x7F {
             bytes.append(UInt8(truncatingIfNeeded: rest) | 0x80)
@@ -384,6 +403,10 @@ public struct WireWriter: Sendable {
     }
 
     mutating func fixed<Word: FixedWidthInteger & UnsignedInteger>(_ value: Word) {
+        if isCounting {
+            size += Word.bitWidth / 8
+            return
+        }
         for shift in stride(from: 0, to: Word.bitWidth, by: 8) {
             bytes.append(UInt8(truncatingIfNeeded: value >> Word(shift)))
         }
@@ -391,16 +414,14 @@ public struct WireWriter: Sendable {
 
     mutating func delimited<Bytes: Collection>(_ value: Bytes) where Bytes.Element == UInt8 {
         varint(UInt64(value.count))
-        bytes += value
+        if isCounting { size += value.count } else { bytes += value }
     }
 
     /// What the closure writes, with its length before it.
     mutating func delimited(_ write: (inout WireWriter) -> Void) {
-        let start = bytes.count
-        write(&self)
-        var length = WireWriter()
-        length.varint(UInt64(bytes.count - start))
-        bytes.insert(contentsOf: length.bytes, at: start)
+        let length = WireWriter.size(write)
+        varint(UInt64(length))
+        if isCounting { size += length } else { write(&self) }
     }
 
     /// A field that is left out at its default.
@@ -444,7 +465,7 @@ public struct WireWriter: Sendable {
     }
 
     mutating func write(_ fields: UnknownFields) {
-        bytes += fields.bytes
+        if isCounting { size += fields.bytes.count } else { bytes += fields.bytes }
     }
 }
 
