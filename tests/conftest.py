@@ -23,8 +23,6 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.tls import make_contexts, write_certificate
-
 hypothesis.settings.register_profile(
     "ci",
     derandomize=True,
@@ -129,4 +127,6 @@ def rng(seed: int) -> random.Random:
 @pytest.fixture(scope="session")
 def tls_contexts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ssl.SSLContext]:
     """See ``tests.tls``: a server, a client that trusts it, a stranger."""
+    from tests.tls import make_contexts, write_certificate  # the plug-in is tested apart from the tree
+
     return make_contexts(write_certificate(tmp_path_factory.mktemp("tls") / "localhost.pem"))
