@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bindings.c.generated.phantom_c import StreamRecvResult
-from phantom.errors import ConnectionClosedError, PhantomError, StreamResetError, UnsupportedError
+from phantom.errors import StreamResetError
 from phantom.limits import EXPORT_LENGTH
 
 if TYPE_CHECKING:
@@ -22,14 +21,13 @@ T = TypeVar("T")
 
 
 class ThreadStream:
-    """A stream for any number of threads."""
+    """A stream for any number of threads. When the handle and the last call let it go, the API gives the stream up."""
 
-    __slots__ = ("_finished", "_loop", "_read_out", "reset_code", "stream")
+    __slots__ = ("_loop", "reset_code", "stream")
 
     def __init__(self, loop: LoopThread, stream: PhantomStream) -> None:
         self._loop = loop
         self.stream = stream
-        self._finished = self._read_out = False
         self.reset_code = -1
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -40,17 +38,6 @@ class ThreadStream:
             self.reset_code = error.reset_code
             raise
 
-    def receive(self, timeout: float | None) -> bytes | None:
-        """The next bytes, None at their end."""
-        piece = self.run(self.stream.recv(timeout))
-        self._read_out = piece is None
-        return piece
-
-    def finish(self) -> None:
-        """Ends the own half."""
-        self.run(self.stream.finish())
-        self._finished = True
-
     async def reset(self, code: int) -> None:
         """Abandons the own half. A coroutine, to be run in the loop thread."""
         self.stream.reset(code)
@@ -60,21 +47,7 @@ class ThreadStream:
         self.stream.stop(code)
 
     def discard(self) -> None:
-        """Nobody has it any more: finished if it was received to its end, else stopped, and reset unless finished."""
-        with suppress(ConnectionClosedError):  # the library has ended, and all sessions with it
-            self.run(self._give_up())
-
-    async def _give_up(self) -> None:
-        with suppress(PhantomError):  # the session is over, or the half is
-            if self._read_out:
-                await self.stream.finish()
-                return
-            try:
-                self.stream.stop()
-                if not self._finished:
-                    self.stream.reset()
-            except UnsupportedError:
-                await self.stream.finish()
+        """Nothing is left to do: see above."""
 
 
 class StreamOperations:
@@ -130,7 +103,7 @@ class StreamOperations:
 
     def stream_recv(self, stream: ThreadStream, timeout: float | None) -> StreamRecvResult:
         """The next bytes, or their end."""
-        piece = stream.receive(timeout)
+        piece = stream.run(stream.stream.recv(timeout))
         return StreamRecvResult(data=piece or b"", end_of_stream=piece is None)
 
     def stream_reset_code(self, stream: ThreadStream) -> int:
@@ -143,7 +116,7 @@ class StreamOperations:
 
     def stream_finish(self, stream: ThreadStream) -> None:
         """Ends the own half."""
-        stream.finish()
+        stream.run(stream.stream.finish())
 
     def stream_reset(self, stream: ThreadStream, code: int) -> None:
         """Abandons the own half."""
@@ -154,5 +127,4 @@ class StreamOperations:
         stream.run(stream.stop(code))
 
     def stream_release(self, stream: ThreadStream) -> None:
-        """Gives the stream up."""
-        stream.discard()
+        """Lets the stream go; calls that are under way go on."""

@@ -837,6 +837,66 @@ static void stream_handles(void) {
     part(both);
 }
 
+enum { ROOM_PIECE = 3 << 20, ROOM_PIECES = 6, ROOM_MESSAGES = 24 };
+
+static void *fill_stream(void *argument) {
+    char *data = calloc(1, ROOM_PIECE);
+    int at;
+    for (at = 0; at < ROOM_PIECES; at++) {
+        OK(phantom_stream_send_reliable(*(phantom_stream *)argument, data, ROOM_PIECE, LONG_TIME));
+    }
+    OK(phantom_stream_finish(*(phantom_stream *)argument));
+    free(data);
+    return NULL;
+}
+
+static void *fill_session(void *argument) {
+    char *data = calloc(1, 1 << 20);
+    int at;
+    for (at = 0; at < ROOM_MESSAGES; at++) {
+        OK(phantom_session_send(*(phantom_session *)argument, data, 1 << 20, LONG_TIME));
+    }
+    free(data);
+    return NULL;
+}
+
+static void *read_messages(void *argument) {
+    int at;
+    for (at = 0; at < ROOM_MESSAGES; at++) {
+        phantom_buffer message;
+        OK(phantom_session_recv(*(phantom_session *)argument, LONG_TIME, &message));
+        phantom_buffer_free(&message);
+    }
+    return NULL;
+}
+
+/* Both wait for room in the same session, for a stream and for messages, and both get it. */
+static void stream_room(void) {
+    pair both = connected();
+    phantom_stream mine, theirs;
+    pthread_t threads[3];
+    size_t got = 0;
+    int32_t end = 0;
+    int at;
+    open_pair(both, &mine, &theirs);
+    pthread_create(&threads[0], NULL, fill_stream, &mine);
+    pthread_create(&threads[1], NULL, fill_session, &both.client);
+    pthread_create(&threads[2], NULL, read_messages, &both.server);
+    while (!end) {
+        phantom_buffer piece;
+        OK(phantom_stream_recv(theirs, LONG_TIME, &piece, &end));
+        got += piece.len;
+        phantom_buffer_free(&piece);
+    }
+    REQUIRE(got == (size_t)ROOM_PIECE * ROOM_PIECES);
+    for (at = 0; at < 3; at++) {
+        pthread_join(threads[at], NULL);
+    }
+    OK(phantom_stream_release(mine));
+    OK(phantom_stream_release(theirs));
+    part(both);
+}
+
 static void rekeying(void) {
     pair both = connected();
     phantom_session_event event;
@@ -1004,6 +1064,7 @@ static const struct {
     {"streams", streams},
     {"stream_ends", stream_ends},
     {"stream_handles", stream_handles},
+    {"stream_room", stream_room},
     {"rekeying", rekeying},
     {"identities", identities},
     {"versions", versions},
