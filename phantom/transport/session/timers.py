@@ -141,6 +141,8 @@ def _suspend(core: SessionCore, now: float, reason: str) -> None:
 
 def path_lost(core: SessionCore, error: PhantomError | None) -> None:
     """The leg ended or failed (§18.7): without another path the session is Dead, a closing one Closed."""
+    core.jitter = None  # what waited for its time has nothing left to leave on
+    core.jitter_due = False
     if core.phase.over:
         core.let_go()
         return

@@ -18,6 +18,7 @@ from tests.transport.session.engines import (
     indices,
     message,
     pattern,
+    sacked,
     server_with_peer,
     split_frames,
     words,
@@ -341,3 +342,102 @@ def test_what_was_sealed_before_the_nonces_ran_out_still_leaves() -> None:
     assert engine.conn.phase.over
     assert len(split_frames(data)) == 2
     assert flags.ACK_WORD in words(peer.open(data))
+
+
+# --- guards that nothing above would miss ----------------------------------------------------------------------------
+
+
+def test_a_reset_after_the_end_is_ignored() -> None:
+    engine, peer = server_with_peer()
+    peer.give(peer.data(0, b"all of it", flags.DATA_FIN, stream_id=3))
+    for index, final in enumerate((1, 2)):
+        peer.give(peer.data(index, encode_stream_reset(3, final, 9), stream_id=0))
+    stream = engine.conn.accept_stream(0.0)
+    assert stream is not None
+    assert [engine.conn.read(stream, 0.0) for _ in range(2)] == [b"all of it", None]
+    assert engine.counted() == {}
+
+
+def test_a_stop_after_the_end_is_answered_with_nothing() -> None:
+    engine, peer = server_with_peer()
+    peer.give(peer.data(0, b"x", stream_id=3))
+    stream = engine.conn.accept_stream(0.0)
+    assert stream is not None
+    engine.conn.write(stream, b"all of it")
+    engine.conn.finish(stream)
+    peer.see()
+    peer.give(peer.data(0, encode_stream_stop(3, 9), stream_id=0))
+    assert [p for p in peer.see() if p.stream_id == 0 and p.word & flags.RELIABLE] == []
+    assert stream.failure is None
+    # What waits is dropped, though: the FIN behind it has not left.
+    peer.give(peer.data(0, b"x", stream_id=5))
+    other = engine.conn.accept_stream(0.0)
+    assert other is not None
+    engine.conn.write(other, pattern(200 * KiB))
+    engine.conn.finish(other)
+    peer.see()
+    peer.give(peer.data(1, encode_stream_stop(5, 9), stream_id=0))
+    (reset,) = [p for p in peer.see() if p.stream_id == 0 and p.word & flags.RELIABLE]
+    assert reset.plaintext[4:9] == encode_stream_reset(5, 0, 9)[:5]
+    peer.give(peer.data(2, encode_stream_stop(5, 8), stream_id=0))  # once is enough
+    assert [p for p in peer.see() if p.stream_id == 0 and p.word & flags.RELIABLE] == []
+
+
+def test_a_stream_takes_one_segment_more_than_its_window() -> None:
+    engine, peer = server_with_peer(recv_window=64 * KiB)
+    peer.give(*(peer.data(i, bytes(40 * KiB), stream_id=3) for i in range(3)))
+    stream = engine.conn.streams[3]
+    assert stream.received == 80 * KiB
+    assert stream.reassembly.next_index == 2
+    peer.see()
+    peer.give(peer.data(2, bytes(40 * KiB), stream_id=3))
+    assert [p for p in peer.see() if p.word == flags.ACK_WORD] == []
+
+
+def test_an_acknowledgement_of_what_was_never_sent_is_a_violation() -> None:
+    engine, peer = client_with_peer()
+    stream = engine.conn.open_stream(0, 0.0)
+    peer.see()
+    peer.give(peer.sack((0, 1), stream_id=3))
+    assert engine.counted() == {"protocol_violation": 1}
+    assert not stream.proven
+
+
+def test_what_comes_after_a_reset_is_acknowledged_and_discarded() -> None:
+    engine, peer = server_with_peer()
+    peer.give(peer.data(0, b"x", stream_id=3), peer.data(0, encode_stream_reset(3, 3, 9), stream_id=0))
+    stream = engine.conn.accept_stream(0.0)
+    assert stream is not None
+    with pytest.raises(StreamResetError):
+        engine.conn.read(stream, 0.0)
+    peer.see()
+    peer.give(peer.data(2, b"z", stream_id=3), peer.data(1, b"y", stream_id=3))
+    assert engine.conn.read(stream, 0.0) is None
+    assert engine.conn.stream_charge == 0
+    acks = [sacked(p)[1] for p in peer.see() if p.word == flags.ACK_WORD and p.stream_id == 3]
+    assert acks == [[(0, 2)]]
+
+
+def test_jittered_packets_of_a_lost_leg_are_forgotten() -> None:
+    pair = Pair(jitter=0.01)
+    pair.client.conn.send_message(bytes(1000))
+    pair.client.emit(0.0)
+    assert pair.client.conn.jitter is not None
+    assert pair.client.conn.jitter.size
+    pair.client.conn.path_lost(0.0)
+    assert pair.client.emit(0.0) == b""
+    assert not pair.client.conn.wants_to_send
+    assert pair.client.conn.next_timer() is None
+
+
+def test_the_window_of_an_opener_is_told_again_where_the_first_one_may_have_come_too_early() -> None:
+    engine, peer = client_with_peer(profile=DATAGRAM)
+    engine.conn.open_stream(0, 0.0)
+    peer.see()
+    peer.give(peer.sack((0, 0), stream_id=3))
+    assert [p.stream_id for p in peer.see() if p.word == flags.WINDOW_WORD] == [3]
+    engine, peer = client_with_peer()
+    engine.conn.open_stream(0, 0.0)
+    peer.see()
+    peer.give(peer.sack((0, 0), stream_id=3))
+    assert peer.see() == []
