@@ -1,8 +1,9 @@
-"""A native server for the page: echoes messages and streams, and sends N messages of 64 KiB for ``down N``."""
+"""A native server for pages of the origins that are its arguments: echoes; N messages of 64 KiB for ``down N``."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import phantom
 
@@ -41,7 +42,9 @@ async def serve(session: phantom.PhantomSession) -> None:
 
 async def main() -> None:
     serving = set()
-    async with phantom.listen("ws://127.0.0.1:0/phantom", key=phantom.generate_signing_key()) as listener:
+    async with phantom.listen(
+        "ws://127.0.0.1:0/phantom", key=phantom.generate_signing_key(), origins=sys.argv[1:]
+    ) as listener:
         print(listener.urls()[0] if callable(listener.urls) else listener.urls[0], flush=True)
         while True:
             outcome = await listener.accept()

@@ -181,6 +181,7 @@ class Connecting:
         self._socket_factory = socket_factory
         self._on_state = on_state
         self._task = asyncio.ensure_future(self._connect(url, pin, given))
+        self._task.add_done_callback(lambda _: None)  # Pyodide's loop complains of a failure that has no other listener
 
     @property
     def ready(self) -> Awaitable[Channel]:

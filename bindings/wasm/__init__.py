@@ -1,0 +1,1 @@
+"""Phantom for web pages: its build."""

@@ -1,0 +1,5 @@
+declare module "ws" {
+  export class WebSocket {
+    constructor(url: string, protocols: string[], options: { perMessageDeflate: boolean });
+  }
+}

@@ -1,0 +1,60 @@
+// node in-chromium.mjs DIST: serves the page with the CSP of the docs, says its origin, reads where the servers are, runs
+// the scenarios in headless Chromium (PHANTOM_CHROMIUM), prints the results and what the policy or the page complained of.
+import { readFile } from "node:fs/promises";
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { createInterface } from "node:readline";
+
+const dist = path.resolve(process.argv[2]);
+const { chromium } = createRequire(path.join(dist, "none.js"))("playwright-core");
+const types = { ".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm" };
+const policy =
+  "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self' ws://127.0.0.1:*";
+
+const server = createServer(async (request, response) => {
+  const { pathname } = new URL(request.url, "http://page");
+  const file = pathname.startsWith("/dist/")
+    ? path.join(dist, pathname.slice(6))
+    : path.join(import.meta.dirname, pathname === "/" ? "index.html" : pathname);
+  try {
+    const body = await readFile(file);
+    const type = types[path.extname(file)] ?? "application/octet-stream";
+    response.writeHead(200, { "content-type": type, "content-security-policy": policy }).end(body);
+  } catch {
+    response.writeHead(404).end();
+  }
+});
+await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+const origin = `http://127.0.0.1:${server.address().port}`;
+console.log(JSON.stringify({ origin }));
+const line = await new Promise((resolve) => createInterface(process.stdin).once("line", resolve));
+
+const browser = await chromium.launch({
+  executablePath: process.env.PHANTOM_CHROMIUM,
+  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"],
+});
+try {
+  const page = await browser.newPage();
+  const violations = [];
+  page.on("console", (message) => {
+    if (/Content.Security.Policy/i.test(message.text())) violations.push(message.text());
+  });
+  page.on("pageerror", (error) => violations.push(String(error)));
+  await page.goto(origin);
+  await page.waitForFunction(() => "run" in globalThis);
+  const results = await page.evaluate((at) => globalThis.run(at), JSON.parse(line));
+  // the header is there: what it forbids does not run
+  const evaluated = await page.evaluate(() => {
+    const script = document.createElement("script");
+    script.textContent = "globalThis.inline = true";
+    document.head.append(script);
+    return "inline" in globalThis;
+  });
+  console.log(JSON.stringify({ results, violations: violations.filter((text) => !/inline script/i.test(text)), evaluated }));
+} finally {
+  await browser.close();
+  server.close();
+  process.stdin.pause();
+}

@@ -1,0 +1,4 @@
+import * as phantom from "/dist/index.js";
+import { run } from "/scenarios.mjs";
+
+globalThis.run = (at) => run(phantom, at);
