@@ -11,12 +11,15 @@ from types import FrameType
 
 __all__ = ["hangup", "termination"]
 
+_ASKING = (signal.SIGTERM, signal.SIGINT)
+
 
 @contextlib.contextmanager
 def termination() -> Iterator[asyncio.Event]:
     """An event that is set by the first SIGTERM or SIGINT; a second one ends the process at once (status 128 + signal).
 
-    Not by the default action: the kernel spares process 1 of a container from that. Main thread only.
+    Not by the default action: the kernel spares process 1 of a container from that. Both are unblocked, since a program
+    that starts this one from a thread with blocked signals hands the mask down. Main thread only.
     """
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -29,10 +32,13 @@ def termination() -> Iterator[asyncio.Event]:
         first = False
         loop.call_soon_threadsafe(asked.set)  # wakes the loop as well, which may sleep for hours
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, on_signal) for number in _ASKING}
+    masked = signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING) if hasattr(signal, "pthread_sigmask") else None
     try:
         yield asked
     finally:
+        if masked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
         for number, handler in before.items():
             signal.signal(number, handler)
 

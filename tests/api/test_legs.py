@@ -6,13 +6,25 @@ import asyncio
 import http.client
 import socket
 import ssl
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 import phantom
 from phantom import blocking
-from phantom.errors import ConfigError, NetworkError, PhantomTimeoutError, ServerIdentityMismatchError, ValidationError
+from phantom.api import legs
+from phantom.api.endpoint import parse_address
+from phantom.errors import (
+    ConfigError,
+    NetworkError,
+    PhantomTimeoutError,
+    ServerIdentityMismatchError,
+    UnsupportedError,
+    ValidationError,
+)
+from phantom.runtime.browser import BrowserRuntime
 from tests.calm import PATIENCE, nothing_left, until
 
 
@@ -112,3 +124,29 @@ def test_blocking_sessions_over_tls(server_key: Any, tls_contexts: dict[str, ssl
             assert server.recv(PATIENCE) == b"over TLS"
             client.disconnect(timeout=PATIENCE)
             server.disconnect(timeout=PATIENCE)
+
+
+async def test_in_a_page_the_leg_is_its_websocket(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, tuple[str, ...]]] = []
+
+    def websocket(url: str, protocols: tuple[str, ...]) -> Any:
+        asked.append((url, protocols))
+        return SimpleNamespace(readyState=1, bufferedAmount=0, close=lambda code: None)
+
+    js, ffi = ModuleType("js"), ModuleType("pyodide.ffi")
+    js.WebSocket = SimpleNamespace(new=websocket)  # type: ignore[attr-defined]
+    ffi.to_js = tuple  # type: ignore[attr-defined]
+    ffi.create_proxy = lambda handler: SimpleNamespace(destroy=lambda: None)  # type: ignore[attr-defined]
+    for name, module in (("js", js), ("pyodide", ModuleType("pyodide")), ("pyodide.ffi", ffi)):
+        monkeypatch.setitem(sys.modules, name, module)
+    for text in ("ws://127.0.0.1:80", "wss://[::1]:443/other"):
+        leg = await legs._leg_of_page(parse_address(text), BrowserRuntime(), PATIENCE)
+        assert leg.name == "websocket"
+        leg.close(linger=False)
+        assert leg.closed
+    assert asked == [
+        ("ws://127.0.0.1:80/phantom", ("phantom-core",)),
+        ("wss://[::1]:443/other", ("phantom-core",)),
+    ]
+    with pytest.raises(UnsupportedError, match="a page has no tcp"):
+        await legs._leg_of_page(parse_address("tcp://127.0.0.1:80"), BrowserRuntime(), PATIENCE)

@@ -34,6 +34,18 @@ async def test_the_second_ends_the_process(monkeypatch: pytest.MonkeyPatch, numb
         await asyncio.wait_for(asked.wait(), 30)
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks here")
+async def test_a_mask_that_was_handed_down_does_not_keep_the_signals_out() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, BOTH)
+    try:
+        with termination() as asked:
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.wait_for(asked.wait(), 30)
+        assert set(BOTH) <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 async def test_handlers_come_back_after_an_error() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(ValueError, match="x"), termination():

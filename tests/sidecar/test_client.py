@@ -241,7 +241,8 @@ async def test_lease_that_was_taken_over(start: Start) -> None:
         await client.open()
         lease = running.core.leases.get(client.lease_id)
         with running.core.leases.keep(lease):
-            with pytest.raises(BusyError, match="took over"):
+            # the end of the old call may reach the client before it asks
+            with pytest.raises((BusyError, NetworkError), match=r"took over|ended the lease"):
                 await client._ping(release=False)
             with pytest.raises(NetworkError, match="ended the lease"):
                 await client._ping(release=False)

@@ -29,6 +29,8 @@ BROKE = {
         patient("corruption-30-percent"),
         2,
     ),
+    "packets that jitter kept stayed with a session whose leg was gone": (PLANS["chaos"], 68),
+    "a close that ended a silence met a session that was still migrating": (PLANS["chaos"], 1129),
     "a session without a datagram for two seconds was dead": (PLANS["blackhole-5s-on-2s-off"], 1),
 }
 

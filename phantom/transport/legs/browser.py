@@ -144,11 +144,11 @@ class BrowserLeg:
         """Hands over what was held, then what comes."""
         self._paused = False
         while self._held and not self._paused and not self._lost:
-            frame = self._held[0]
-            if not self._hand(frame, memoryview(frame), len(frame)):
-                return
-            self._held.popleft()
+            frame = self._held.popleft()
             self._held_bytes -= len(frame)
+            if not self._hand(frame, memoryview(frame), len(frame)):
+                self._hold(frame, first=True)
+                return
 
     def _message(self, event: Any) -> None:
         if self._lost:
@@ -185,10 +185,10 @@ class BrowserLeg:
         owner = self.owner
         return owner is None or owner.leg_received(buf, view, 0, length) == length
 
-    def _hold(self, frame: bytearray) -> None:
+    def _hold(self, frame: bytearray, *, first: bool = False) -> None:
         if self._lost:
             return
-        self._held.append(frame)
+        self._held.appendleft(frame) if first else self._held.append(frame)
         self._held_bytes += len(frame)
         if self._held_bytes > HELD_CAP:
             self._fail(ProtocolViolationError(f"the peer sent {self._held_bytes} bytes that nobody had room for"))

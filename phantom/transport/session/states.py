@@ -83,6 +83,7 @@ TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
     (Phase.MIGRATING, Trigger.GAVE_UP): Phase.DEAD,
     (Phase.MIGRATING, Trigger.PATH_LOST): Phase.DEAD,
     (Phase.MIGRATING, Trigger.LOCAL_CLOSE): Phase.CLOSING,
+    (Phase.MIGRATING, Trigger.CLOSE_RECEIVED): Phase.DRAINING,
     (Phase.MIGRATING, Trigger.ERROR): Phase.CLOSED,
     (Phase.CLOSING, Trigger.FLUSH_ENDED): Phase.CLOSED,
     (Phase.CLOSING, Trigger.CLOSE_RECEIVED): Phase.DRAINING,

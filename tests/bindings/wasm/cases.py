@@ -1,4 +1,7 @@
-"""Runs in Pyodide: the published cases of our suite under provider ``browser``. Reports one JSON object a file."""
+"""Runs in Pyodide: the self-tests, our own vectors and the published cases of our suite under provider ``browser``.
+
+Prints one JSON object a file. Argument: ``native`` or ``external``.
+"""
 
 import gzip
 import hashlib
@@ -15,6 +18,7 @@ from phantom.crypto.digests import blake3_hash, keyed_hmac
 from phantom.crypto.kdf import blake3_derive, blake3_keyed, hkdf_expand, hkdf_extract_expand
 from phantom.crypto.providers import get_provider
 from phantom.errors import KemFailedError, KeyDerivationError
+from phantom.testing.vectors import run_directory
 
 EXTERNAL = pathlib.Path("/tree/tests/vectors/external")
 BLAKE3_CONTEXT = "BLAKE3 2019-12-27 16:29:52 test vectors context"
@@ -151,18 +155,22 @@ def verdict(run, case):
         return "invalid"
 
 
-async def main():
-    names = list(host.arguments)
+def native():
+    for report in run_directory(EXTERNAL.parent / "native", PROVIDER):
+        host.report(json.dumps(report.as_dict()))
+
+
+def external():
     manifest = json.loads((EXTERNAL / "MANIFEST.json").read_text(encoding="utf-8"))["files"]
-    for name in names or manifest:
-        run = RUNS.get(manifest[name]["operation"])
+    for name, entry in manifest.items():
+        run = RUNS.get(entry["operation"])
         if run is None:  # expanded private keys, which no handle of ours is made of
             continue
         packed = EXTERNAL / f"{name}.json.gz"
         text = gzip.decompress(packed.read_bytes()) if packed.exists() else (EXTERNAL / f"{name}.json").read_bytes()
         wrong, ran = [], 0
         for case in json.loads(text)["cases"]:
-            if any(case.get(key) for key in OUTSIDE.get(manifest[name]["operation"], ())):
+            if any(case.get(key) for key in OUTSIDE.get(entry["operation"], ())):
                 continue
             ran += 1
             expected = case.get("result", "valid")
@@ -171,3 +179,7 @@ async def main():
             if verdict(run, case) != expected:
                 wrong.append(case["id"])
         host.report(json.dumps({"file": name, "ran": ran, "wrong": wrong}))
+
+
+async def main():
+    {"native": native, "external": external}[host.arguments[0]]()

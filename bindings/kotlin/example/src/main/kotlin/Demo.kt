@@ -35,24 +35,28 @@ private fun fact(
     value: Any?,
 ) = println("  %-12s %s".format(name, value))
 
-/** A server that echoes, in a process of its own, and the URL that its clients need. */
+/** A server that echoes, in a process of its own and with a key of its own, and the URL that its clients need. */
 private class Server : AutoCloseable {
-    private val process =
-        ProcessBuilder(command + listOf("serve", "--bind", "127.0.0.1:0", "--log-filter", "error"))
-            .redirectErrorStream(true)
-            .start()
+    private val folder = Files.createTempDirectory("phantom-demo")
+    private val key = folder.resolve("server.key").toString()
+    private val process: Process
     val url: String
 
     init {
+        check(start("keygen", "--out", key).waitFor() == 0) { "no key could be made" }
+        process = start("serve", "--bind", "127.0.0.1:0", "--signing-key-file", key, "--log-filter", "error")
         val lines = process.inputStream.bufferedReader()
         val found = lines.lineSequence().firstNotNullOfOrNull { Regex("""phantom(\+\w+)?://\S+""").find(it)?.value }
         url = found ?: error("the server did not start (exit code ${process.waitFor()})")
         thread(isDaemon = true) { lines.forEachLine { } }
     }
 
+    private fun start(vararg arguments: String): Process = ProcessBuilder(command + arguments).redirectErrorStream(true).start()
+
     override fun close() {
         process.destroy()
         process.waitFor()
+        folder.toFile().deleteRecursively()
     }
 }
 
