@@ -31,7 +31,7 @@ soak: ## the same with 1000 seeds each, and the long plans: goodput of fast and 
 
 test-bindings: ## every other language: bring its tools (Debian packages, as root), build it and test it
 	@PYTHON="$(PYTHON)" sh bindings/c/install-tools.sh
-	@status=0; for language in c kotlin swift; do \
+	@status=0; for language in c kotlin swift wasm; do \
 		echo "--- $$language"; $(MAKE) --no-print-directory $$language || status=1; done; exit $$status
 
 c: ## build the C library into PREFIX=DIR (build/c), and test it as installed there
