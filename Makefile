@@ -9,7 +9,7 @@ ARGS ?=
 TOX = "$(if $(PYTHON),$(PYTHON),$(error Phantom needs Python 3.11 or newer))" tools/bootstrap.py run --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast simulate soak test-bindings c kotlin kotlin-demo swift swift-demo wasm conformance check format bench bench-check generate lock dist dev clean
+.PHONY: help demo test test-fast simulate soak test-bindings c kotlin kotlin-demo swift swift-demo wasm wasm-demo wasm-demo-shot conformance check format bench bench-check generate lock dist dev clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 | \2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -54,6 +54,14 @@ swift-demo: ## a server, a sidecar and a Swift program that uses both
 wasm: ## Phantom for web pages: build it, test it in headless Chromium and Node (brings both: Debian packages, as root)
 	@sh bindings/wasm/install-tools.sh || true
 	@$(TOX) -e wasm -- $(ARGS)
+
+wasm-demo: ## a server and a page that opens sessions with it; prints the URL
+	@sh bindings/wasm/install-tools.sh
+	@$(TOX) -e wasm-demo
+
+wasm-demo-shot: ## take the screenshots of that page that the docs show (docs/operations/images)
+	@sh bindings/wasm/install-tools.sh
+	@$(TOX) -e wasm-demo -- --shoot docs/operations/images
 
 conformance: ## every binding by the same cases; writes docs/reference/conformance.md (PHANTOM_C_PREFIX=DIR: C, too)
 	@$(TOX) -e conformance -- $(ARGS)
