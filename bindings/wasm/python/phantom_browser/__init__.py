@@ -74,7 +74,7 @@ from phantom.runtime.browser import BrowserRuntime
 from phantom.transport.legs.browser import BrowserLeg, open_browser_leg
 from phantom.transport.legs.http_upgrade import PATH, SUBPROTOCOL
 
-__all__ = ["Channel", "Connecting", "Stream", "begin", "check", "connect", "failure", "self_test", "version"]
+__all__ = ["Channel", "Connecting", "Stream", "begin", "check", "connect", "failure", "self_test", "thrown", "version"]
 
 P = ParamSpec("P")
 
@@ -84,7 +84,7 @@ def _plain(fields: dict[str, Any]) -> Any:
     return to_js(fields, dict_converter=js.Object.fromEntries)
 
 
-def _thrown(error: BaseException) -> BaseException:
+def thrown(error: BaseException) -> BaseException:
     """What JavaScript is to catch: an Error with the stable code."""
     if isinstance(error, JsException):
         already: BaseException = error
@@ -117,7 +117,7 @@ def _call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     try:
         return function(*args, **options)
     except Exception as error:  # noqa: BLE001 - JavaScript gets a typed error, whatever happened
-        _failures[:] = [_thrown(error)]
+        _failures[:] = [thrown(error)]
         raise _failures[0] from None
 
 
@@ -130,7 +130,7 @@ def _promise(coroutine: Coroutine[Any, Any, Any]) -> Any:
             error: BaseException | None
             error = ConnectionClosedError("the call was abandoned") if task.cancelled() else task.exception()
             if error is not None:
-                reject(_thrown(error))
+                reject(thrown(error))
                 return
             value = task.result()
             resolve(create_proxy(value) if isinstance(value, Channel | Stream) else value)
@@ -234,13 +234,14 @@ class Connecting:
     @property
     def ready(self) -> Any:
         """A Promise of the channel."""
-        return _promise(self._result())
+        return _promise(self.result())
 
     def cancel(self) -> None:
         """Abandons it; ``ready`` rejects."""
         self._task.cancel()
 
-    async def _result(self) -> Channel:
+    async def result(self) -> Channel:
+        """The channel."""
         try:
             return await self._task
         except asyncio.CancelledError:
@@ -286,7 +287,7 @@ def begin(url: str, pin: str | None, socket_factory: Any, on_state: Any = None, 
 @_promised
 async def connect(url: str, pin: str | None, socket_factory: Any, on_state: Any = None, options: Any = None) -> Channel:
     """A session with the pinned peer behind ``url``."""
-    return await begin(url, pin, socket_factory, on_state, options)._result()
+    return await begin(url, pin, socket_factory, on_state, options).result()
 
 
 class Channel:
