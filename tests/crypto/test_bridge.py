@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from phantom.crypto import bridge
-from phantom.crypto.bridge import Arrays, Secret, page_bridge, take
+from phantom.crypto.bridge import BRIDGE_NAME, Arrays, Secret, page_bridge, take
 from phantom.errors import ConfigError
 from tests.crypto.page import Bridge, Key, array
 
@@ -31,7 +31,7 @@ def test_a_page_without_the_bridge_is_told_what_to_do(monkeypatch: pytest.Monkey
 
 def test_the_bridge_of_the_page_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     js = ModuleType("js")
-    js.__noble = Bridge()  # type: ignore[attr-defined]
+    setattr(js, BRIDGE_NAME, Bridge())
     monkeypatch.setitem(sys.modules, "js", js)
     found = page_bridge()
     monkeypatch.delitem(sys.modules, "js")

@@ -42,7 +42,8 @@ def _bridge(folder: Path) -> Path:
 
 def run(folder: Path, script: str, *arguments: str) -> list[dict[str, Any]]:
     """The JSON objects that the script prints; fails with its own words if it does."""
-    command = [NODE, HERE / "host.mjs", MODULES, _bridge(folder), HERE / script, *arguments]
+    hosted = [HERE / "host.mjs", MODULES, _bridge(folder), HERE / script]
+    command = [NODE, *(hosted if script.endswith(".py") else [HERE / script, *hosted[1:3]]), *arguments]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=540)
     assert done.returncode == 0, done.stderr + done.stdout
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -68,3 +68,32 @@ def test_a_session_with_native_servers(tmp_path: Path) -> None:
     assert out["abandoned"] == ["ConnectionClosedError"] * 2
     assert out["aborted"] == "SessionDeadError"
     print(json.dumps({name: value for name, value in out.items() if name.endswith(("_ms", "_s", "p50", "p99"))}))
+
+
+def test_what_javascript_sees(tmp_path: Path) -> None:
+    """Promises, Errors with codes, arrays of their own, undefined at the end; no handler left on a socket."""
+    with server(str(HERE / "echo.py")) as echo:
+        (out,) = run(tmp_path, "worker.mjs", echo.strip())
+    assert (out["tests"], out["state"], out["id"]) == (14, "connected", 64)
+    assert out["check"]["fingerprints"] == [out["info"]["fingerprint"]]
+    assert out["echo"] == [True, True, "a Uint8Array"]
+    assert (out["view"], out["buffer"]) == ([1, 2], [7])
+    assert out["stream"][:2] == [1000, 3]
+    assert (out["epoch"], out["exported"], out["closed"], out["end"]) == (1, 16, True, True)
+    assert {"bytesSent", "bytesReceived", "rttMs", "buffered"} <= set(out["metrics"])
+    errors = {
+        "text": ("ValidationError", 6, False),
+        "timeout": ("PhantomTimeoutError", 15, True),
+        "finished": ("StreamClosedError", 34, False),
+        "label": ("ValidationError", 6, False),
+        "late": ("ConnectionClosedError", 14, False),
+        "cancelled": ("ConnectionClosedError", 14, False),
+        "nopin": ("ConfigError", 4, False),
+        "badsuite": ("ConfigError", 4, False),
+        "factory": ("NetworkError", 1, True),
+    }
+    assert {name: tuple(out[name]) for name in errors} == {
+        name: (True, "PhantomError", *found) for name, found in errors.items()
+    }
+    assert out["states"] == ["handshake"] * 3 + ["connected", "rekeyed", "draining", "closed"]
+    assert set(out["handlers"]) == {None}

@@ -44,20 +44,22 @@ Signatures, as JavaScript sees them (T? = may be undefined; every number of seco
 To be able to abandon a connect, use ``begin(url, pin, socketFactory, onState, options)``: it returns
 {ready: Promise<Channel>, cancel(): void}, and ``connect`` is ``begin(...).ready``.
 
-Every failure reaches JavaScript as a JavaScript ``Error`` whose ``name`` is "PhantomError", with ``code`` (the stable
-number), ``kind`` (the class, e.g. "ServerIdentityMismatchError"), ``message``, ``retryable`` and, where there is one,
-``peerCode`` or ``resetCode``. Objects returned by ``info``, ``metrics`` and ``check`` are plain JavaScript objects;
-a Channel and a Stream are PyProxies: call ``destroy()`` when done with them.
+Every function that waits returns a Promise. It rejects with a JavaScript ``Error`` whose ``name`` is "PhantomError",
+with ``code`` (the stable number), ``kind`` (the class, e.g. "ServerIdentityMismatchError"), ``message``, ``retryable``
+and, where there is one, ``peerCode`` or ``resetCode``; ``failure()`` gives the same for what a synchronous function
+raised. Objects returned by ``info``, ``metrics`` and ``check`` are plain JavaScript objects; a Channel and a Stream are
+PyProxies: call ``destroy()`` when done with them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec
 
 import js
-from pyodide.ffi import JsException, to_js
+from pyodide.ffi import JsException, create_once_callable, create_proxy, to_js
 
 import phantom
 from phantom.api.connecting import connect_with_transport
@@ -72,7 +74,9 @@ from phantom.runtime.browser import BrowserRuntime
 from phantom.transport.legs.browser import BrowserLeg, open_browser_leg
 from phantom.transport.legs.http_upgrade import PATH, SUBPROTOCOL
 
-__all__ = ["Channel", "Connecting", "Stream", "begin", "check", "connect", "self_test", "version"]
+__all__ = ["Channel", "Connecting", "Stream", "begin", "check", "connect", "failure", "self_test", "thrown", "version"]
+
+P = ParamSpec("P")
 
 
 def _plain(fields: dict[str, Any]) -> Any:
@@ -80,7 +84,7 @@ def _plain(fields: dict[str, Any]) -> Any:
     return to_js(fields, dict_converter=js.Object.fromEntries)
 
 
-def _thrown(error: BaseException) -> BaseException:
+def thrown(error: BaseException) -> BaseException:
     """What JavaScript is to catch: an Error with the stable code."""
     if isinstance(error, JsException):
         already: BaseException = error
@@ -100,18 +104,62 @@ def _thrown(error: BaseException) -> BaseException:
     return failure
 
 
+_failures: list[BaseException] = []
+
+
+def failure() -> Any:
+    """The Error of the last failure. What a synchronous function raises reaches JavaScript as a PythonError: catch it,
+    and throw this instead."""
+    return _failures[-1] if _failures else None
+
+
 def _call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     try:
         return function(*args, **options)
     except Exception as error:  # noqa: BLE001 - JavaScript gets a typed error, whatever happened
-        raise _thrown(error) from None
+        _failures[:] = [thrown(error)]
+        raise _failures[0] from None
 
 
-async def _wait(awaitable: Awaitable[Any]) -> Any:
+def _promise(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """A Promise of what the coroutine returns; it rejects with our own Error."""
+    task = asyncio.ensure_future(coroutine)
+
+    def settle(resolve: Any, reject: Any) -> None:
+        def done(_: object) -> None:
+            error: BaseException | None
+            error = ConnectionClosedError("the call was abandoned") if task.cancelled() else task.exception()
+            if error is not None:
+                reject(thrown(error))
+                return
+            value = task.result()
+            resolve(create_proxy(value) if isinstance(value, Channel | Stream) else value)
+
+        task.add_done_callback(done)
+
+    return js.Promise.new(create_once_callable(settle))
+
+
+def _given(data: Any, call: Callable[[bytes], Coroutine[Any, Any, Any]]) -> Any:
+    """A Promise of ``call`` with the bytes that ``data`` has now."""
     try:
-        return await awaitable
-    except Exception as error:  # noqa: BLE001 - JavaScript gets a typed error, whatever happened
-        raise _thrown(error) from None
+        return _promise(call(_bytes(data)))
+    except ValidationError as error:
+        return _promise(_refuse(error))
+
+
+async def _refuse(error: PhantomError) -> None:
+    raise error
+
+
+def _promised(method: Callable[P, Coroutine[Any, Any, Any]]) -> Callable[P, Any]:
+    """For JavaScript: calling it starts it, and gives a Promise."""
+
+    @functools.wraps(method)
+    def start(*args: P.args, **options: P.kwargs) -> Any:
+        return _promise(method(*args, **options))
+
+    return start
 
 
 def _bytes(data: Any) -> bytes:
@@ -184,23 +232,20 @@ class Connecting:
         self._task.add_done_callback(lambda _: None)  # Pyodide's loop complains of a failure that has no other listener
 
     @property
-    def ready(self) -> Awaitable[Channel]:
-        """The channel, or the error."""
-        return self._result()
+    def ready(self) -> Any:
+        """A Promise of the channel."""
+        return _promise(self.result())
 
     def cancel(self) -> None:
         """Abandons it; ``ready`` rejects."""
         self._task.cancel()
 
-    async def _result(self) -> Channel:
+    async def result(self) -> Channel:
+        """The channel."""
         try:
             return await self._task
         except asyncio.CancelledError:
-            if not self._task.cancelled():
-                raise
-            raise _thrown(ConnectionClosedError("the connect was abandoned")) from None
-        except Exception as error:  # noqa: BLE001 - as above
-            raise _thrown(error) from None
+            raise ConnectionClosedError("the connect was abandoned") from None
 
     def _tell(self, state: str, reason: str) -> None:
         if self._on_state is not None:
@@ -214,9 +259,11 @@ class Connecting:
         self_tested_provider(config)
         begun = runtime.monotonic()
         self._tell("handshake", "self-tests passed")
-        socket = self._socket_factory(
-            f"{address.leg}://{address.host_port}{address.path or PATH}", to_js([SUBPROTOCOL])
-        )
+        target = f"{address.leg}://{address.host_port}{address.path or PATH}"
+        try:
+            socket = self._socket_factory(target, to_js([SUBPROTOCOL]))
+        except JsException as refused:  # a policy of the page, or mixed content
+            raise phantom.NetworkError(f"the page may not open {target}: {refused}") from None
         leg = BrowserLeg(socket, runtime, address.host_port)
         await open_browser_leg(leg, min(config.connect_timeout, timeout))
         opened = runtime.monotonic() - begun
@@ -237,9 +284,10 @@ def begin(url: str, pin: str | None, socket_factory: Any, on_state: Any = None, 
     return Connecting(url, pin, socket_factory, on_state, options)
 
 
+@_promised
 async def connect(url: str, pin: str | None, socket_factory: Any, on_state: Any = None, options: Any = None) -> Channel:
     """A session with the pinned peer behind ``url``."""
-    return await begin(url, pin, socket_factory, on_state, options).ready
+    return await begin(url, pin, socket_factory, on_state, options).result()
 
 
 class Channel:
@@ -265,13 +313,14 @@ class Channel:
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
-    async def send(self, data: Any, timeout: float | None = None) -> None:
+    def send(self, data: Any, timeout: float | None = None) -> Any:
         """Queues one message; waits for room."""
-        await _wait(self._session.send(_call(_bytes, data), timeout))
+        return _given(data, lambda payload: self._session.send(payload, timeout))
 
+    @_promised
     async def recv(self, timeout: float | None = None) -> Any:
         """The next message; None after the peer's orderly end."""
-        return _array(await _wait(self._until_end(self._session.recv(timeout))))
+        return _array(await self._until_end(self._session.recv(timeout)))
 
     async def _until_end(self, awaitable: Awaitable[Any]) -> Any:
         try:
@@ -283,20 +332,23 @@ class Channel:
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
+    @_promised
     async def open_stream(self, priority: int | None = None, timeout: float | None = None) -> Stream:
         """A stream of this side."""
-        return Stream(await _wait(self._session.open_stream(priority=priority or 0, timeout=timeout)))
+        return Stream(await self._session.open_stream(priority=priority or 0, timeout=timeout))
 
+    @_promised
     async def accept_stream(self, timeout: float | None = None) -> Stream | None:
         """A stream of the peer; None after the orderly end."""
-        stream = await _wait(self._until_end(self._session.accept_stream(timeout)))
+        stream = await self._until_end(self._session.accept_stream(timeout))
         return None if stream is None else Stream(stream)
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
+    @_promised
     async def rekey(self, timeout: float | None = None) -> int:
         """Changes the keys; the new epoch."""
-        epoch: int = await _wait(self._session.rekey(timeout))
+        epoch: int = await self._session.rekey(timeout)
         return epoch
 
     def export(self, label: str, length: int = 32) -> Any:
@@ -305,14 +357,16 @@ class Channel:
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
+    @_promised
     async def flush(self, timeout: float | None = None) -> int:
         """Waits for the peer's acknowledgements; the bytes it waited for."""
-        waited: int = await _wait(self._session.flush_queue(timeout))
+        waited: int = await self._session.flush_queue(timeout)
         return waited
 
+    @_promised
     async def close(self, code: int = 0, timeout: float | None = None) -> bool:
         """Flushes and ends the session; whether everything was acknowledged."""
-        acknowledged: bool = await _wait(self._session.disconnect(code or 0, timeout))
+        acknowledged: bool = await self._session.disconnect(code or 0, timeout)
         return acknowledged
 
     def abort(self) -> None:
@@ -403,21 +457,23 @@ class Stream:
         """The largest unreliable send, in bytes."""
         return self._stream.max_unreliable_size
 
-    async def send(self, data: Any, timeout: float | None = None) -> None:
+    def send(self, data: Any, timeout: float | None = None) -> Any:
         """Queues bytes; waits for room."""
-        await _wait(self._stream.send_reliable(_call(_bytes, data), timeout))
+        return _given(data, lambda payload: self._stream.send_reliable(payload, timeout))
 
-    async def send_unreliable(self, data: Any, timeout: float | None = None) -> None:
+    def send_unreliable(self, data: Any, timeout: float | None = None) -> Any:
         """One chunk that need not arrive."""
-        await _wait(self._stream.send_unreliable(_call(_bytes, data), timeout))
+        return _given(data, lambda payload: self._stream.send_unreliable(payload, timeout))
 
+    @_promised
     async def recv(self, timeout: float | None = None) -> Any:
         """The next bytes; None at the end."""
-        return _array(await _wait(self._stream.recv(timeout)))
+        return _array(await self._stream.recv(timeout))
 
+    @_promised
     async def finish(self) -> None:
         """Ends the sending half."""
-        await _wait(self._stream.finish())
+        await self._stream.finish()
 
     def reset(self, code: int = 0) -> None:
         """Abandons the sending half."""
