@@ -1,7 +1,7 @@
 """The demo's two servers: ``phantom serve`` for its sessions, and one for the page and the built package.
 
 ``python examples/wasm-demo/serve.py`` (``make wasm-demo``) builds the package, starts both, and prints the page's URL.
-With ``--shoot FOLDER`` it takes screenshots instead of waiting (``make wasm-demo-shot``); with ``--drive`` it only looks.
+With ``--shoot FOLDER`` it takes screenshots instead (``make wasm-demo-shot``), with ``--drive`` it only tries the page.
 """
 
 from __future__ import annotations

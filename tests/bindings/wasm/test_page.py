@@ -96,3 +96,10 @@ def test_nothing_but_the_scenarios_ran(ran: Any) -> None:
 def test_the_content_security_policy_holds(ran: Any) -> None:
     assert ran["violations"] == []
     assert not ran.get("evaluated", False)
+
+
+def test_the_demo_shows_what_it_should() -> None:
+    environment = os.environ | {"PHANTOM_CHROMIUM": _chromium()}
+    demo = [sys.executable, str(build.ROOT / "examples/wasm-demo/serve.py"), "--drive"]
+    done = subprocess.run(demo, cwd=build.ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
