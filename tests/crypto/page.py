@@ -69,6 +69,7 @@ class AeadKey(Key):
         output.assign(self.secret.encrypt(nonce.to_bytes(), data.to_bytes(), aad.to_bytes()))
 
     def open(self, nonce: Array, aad: Array, data: Array, output: Array) -> bool:
+        assert data.length == output.length + 16
         try:
             output.assign(self.secret.decrypt(nonce.to_bytes(), data.to_bytes(), aad.to_bytes()))
         except AEAD_FAILURE:
