@@ -51,6 +51,12 @@ def _line(process: subprocess.Popen[str]) -> str:
     return line
 
 
+def _tell(process: subprocess.Popen[str], what: dict[str, Any]) -> None:
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(what) + "\n")
+    process.stdin.flush()
+
+
 def _chromium() -> str:
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if found := shutil.which(name):
@@ -69,19 +75,23 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     with ExitStack() as stack:
         page = stack.enter_context(_process("node", PAGE / f"in-{request.param}.mjs", build.DIST))
         origin = json.loads(_line(page))["origin"]
-        serve = ("-m", "phantom", "serve", "--bind", "ws://127.0.0.1:0", "--signing-key-file", key, "--json")
-        server = stack.enter_context(_process(sys.executable, *serve, "--origin", origin))
+        serve = ("-m", "phantom", "serve", "--bind", "ws://127.0.0.1:0", "--json", "--origin", origin)
+        server = stack.enter_context(_process(sys.executable, *serve, "--signing-key-file", key))
+        many = stack.enter_context(_process(sys.executable, *serve, "--signing-key-file", f"{key}.many"))
         streams = stack.enter_context(_process(sys.executable, HERE / "echo.py", origin))
         at = {
             "serve": json.loads(_line(server))["urls"][0],
+            "many": json.loads(_line(many))["urls"][0],  # 64 at a time is what a server takes from one address
             "streams": _line(streams).strip(),
             "wrong": WRONG,
             "closed": "ws://127.0.0.1:1/phantom",
         }
-        assert page.stdin is not None
-        page.stdin.write(json.dumps(at) + "\n")
-        page.stdin.flush()
-        return json.loads(_line(page))
+        _tell(page, at)
+        while "stop" in (said := json.loads(_line(page))):
+            streams.kill()
+            streams.wait()
+            _tell(page, {})
+        return said
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -96,6 +106,13 @@ def test_nothing_but_the_scenarios_ran(ran: Any) -> None:
 def test_the_content_security_policy_holds(ran: Any) -> None:
     assert ran["violations"] == []
     assert not ran.get("evaluated", False)
+
+
+def test_a_reload_and_a_time_without_network(ran: Any) -> None:
+    if "reloaded" not in ran:
+        pytest.skip("Node reloads no pages")
+    assert ran["reloaded"] == [3, 3, 3]
+    assert ran["offline"] == "NETWORK"
 
 
 def test_the_demo_shows_what_it_should() -> None:

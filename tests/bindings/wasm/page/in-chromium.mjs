@@ -28,7 +28,9 @@ const server = createServer(async (request, response) => {
 await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
 const origin = `http://127.0.0.1:${server.address().port}`;
 console.log(JSON.stringify({ origin }));
-const line = await new Promise((resolve) => createInterface(process.stdin).once("line", resolve));
+const lines = createInterface(process.stdin)[Symbol.asyncIterator]();
+const next = async () => (await lines.next()).value;
+const at = JSON.parse(await next());
 
 const browser = await chromium.launch({
   executablePath: process.env.PHANTOM_CHROMIUM,
@@ -42,9 +44,30 @@ try {
     if (/Content.Security.Policy/i.test(message.text())) violations.push(message.text());
   });
   page.on("pageerror", (error) => violations.push(String(error)));
+  await page.exposeFunction("stopServer", () => {
+    console.log(JSON.stringify({ stop: true }));
+    return next();
+  });
+  const open = async () => {
+    await page.waitForFunction(() => "run" in globalThis);
+    return page.evaluate(async (url) => {
+      globalThis.session = await globalThis.phantom.connect(url);
+      await globalThis.session.send(new Uint8Array([1, 2, 3]));
+      return (await globalThis.session.recv()).length;
+    }, at.serve);
+  };
   await page.goto(origin);
-  await page.waitForFunction(() => "run" in globalThis);
-  const results = await page.evaluate((at) => globalThis.run(at), JSON.parse(line));
+  const reloaded = [await open()];
+  await page.reload();
+  reloaded.push(await open());
+  await page.context().setOffline(true);
+  const offline = await page.evaluate(
+    (url) => globalThis.phantom.connect(url).then(() => "connected", (error) => error.codeName),
+    at.serve,
+  );
+  await page.context().setOffline(false);
+  reloaded.push(await open());
+  const results = await page.evaluate((servers) => globalThis.run(servers), at);
   // the header is there: what it forbids does not run
   const evaluated = await page.evaluate(() => {
     const script = document.createElement("script");
@@ -52,9 +75,10 @@ try {
     document.head.append(script);
     return "inline" in globalThis;
   });
-  console.log(JSON.stringify({ results, violations: violations.filter((text) => !/inline script/i.test(text)), evaluated }));
+  const seen = violations.filter((text) => !/inline script/i.test(text));
+  console.log(JSON.stringify({ results, violations: seen, evaluated, reloaded, offline }));
 } finally {
   await browser.close();
   server.close();
-  process.stdin.pause();
+  process.stdin.destroy();
 }

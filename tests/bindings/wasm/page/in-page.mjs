@@ -1,4 +1,5 @@
 import * as phantom from "/dist/index.js";
 import { run } from "/scenarios.mjs";
 
-globalThis.run = (at) => run(phantom, at);
+globalThis.run = (at) => run(phantom, { ...at, stop: globalThis.stopServer });
+globalThis.phantom = phantom;

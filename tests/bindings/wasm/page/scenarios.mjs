@@ -192,6 +192,48 @@ export const scenarios = {
     );
   },
 
+  async "64 sessions in one page"(phantom, at) {
+    const sessions = await Promise.all(Array.from({ length: 64 }, () => phantom.connect(at.many)));
+    const echoed = await Promise.all(
+      sessions.map(async (session, number) => {
+        await session.send(bytes(String(number)));
+        return text(await session.recv());
+      }),
+    );
+    same(echoed, Array.from({ length: 64 }, (_, number) => String(number)), "echoes");
+    await Promise.all(sessions.map((session) => session.close()));
+  },
+
+  async "a page that does not read holds a bounded amount"(phantom, at) {
+    const session = await phantom.connect(at.streams);
+    const count = 1024; // 64 MiB
+    await session.send(bytes(`down ${count}`));
+    let [held, before] = [0, -1];
+    while (held !== before) {
+      before = held; // until nothing more comes
+      await new Promise((resolve) => setTimeout(resolve, 400));
+      held = (await session.metrics()).bytesReceived;
+    }
+    same(held > 0 && held < (count * 65536) / 2, true, `${held} bytes held`);
+    for (let number = 0; number < count; number++) same((await session.recv()).length, 65536, "size");
+    await session.close();
+    return held;
+  },
+
+  async "a server that is gone is a typed error, and the next one is found"(phantom, at) {
+    const session = await phantom.connect(at.streams);
+    const waiting = rejection(session.recv());
+    await at.stop();
+    const error = await waiting;
+    same([error.name, error.codeName], ["PhantomError", "SESSION_DEAD"], "a receive that waits");
+    same(session.state, "dead", "state");
+    same((await rejection(phantom.connect(at.streams))).codeName, "NETWORK", "a connect to nobody");
+    const other = await phantom.connect(at.serve);
+    await other.send(bytes("another"));
+    same(text(await other.recv()), "another", "echo");
+    await other.close();
+  },
+
   async "shutdown ends the sessions, and a connect starts anew"(phantom, at) {
     const session = await phantom.connect(at.serve);
     const waiting = rejection(session.recv());
