@@ -20,6 +20,7 @@ from phantom.crypto.hybrid_kem import HybridKemKeyPair
 from phantom.crypto.providers import get_provider
 from phantom.crypto.rng import SYSTEM_RNG
 from phantom.errors import EpochExhaustedError, NonceExhaustedError, PhantomError
+from phantom.runtime import AsyncioRuntime
 from phantom.transport.handshake.messages import ClientHello, HelloRetryRequest, decode_reply
 from phantom.transport.packet import flags
 from phantom.transport.packet.header import MalformedPacket, Packet, decode, encode
@@ -315,7 +316,7 @@ async def test_pin_problems_are_told_apart_by_type_on_every_call(server_key: Any
     from phantom.testing.sessions import memory_listener
     from phantom.transport.handshake.gate import Source
 
-    runtime = phantom.api.connecting.AsyncioRuntime()  # type: ignore[attr-defined]
+    runtime = AsyncioRuntime()
     listener = memory_listener(server_key, runtime=runtime)
     near, far = memory_leg_pair(runtime)
     listener.serve_leg(far, Source("127.0.0.1"), "memory")
