@@ -115,6 +115,15 @@ def test_a_reload_and_a_time_without_network(ran: Any) -> None:
     assert ran["offline"] == "NETWORK"
 
 
+def test_what_cannot_be_loaded_is_a_typed_error(ran: Any) -> None:
+    if "forbidden" not in ran:
+        pytest.skip("Node has no policy")
+    code, message = ran["forbidden"]
+    assert code == "RUNTIME_INIT"
+    assert "Content Security" in message
+    assert ran["noWorker"] == "RUNTIME_INIT"
+
+
 def test_the_demo_shows_what_it_should() -> None:
     environment = os.environ | {"PHANTOM_CHROMIUM": _chromium()}
     demo = [sys.executable, str(build.ROOT / "examples/wasm-demo/serve.py"), "--drive"]

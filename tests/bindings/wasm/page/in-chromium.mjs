@@ -13,14 +13,16 @@ const policy =
   "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self' ws://127.0.0.1:*";
 
 const server = createServer(async (request, response) => {
-  const { pathname } = new URL(request.url, "http://page");
+  const strict = request.url.startsWith("/strict/"); // the same files without leave to compile WebAssembly
+  const { pathname } = new URL(strict ? request.url.slice(7) : request.url, "http://page");
+  const allowed = strict ? policy.replace(" 'wasm-unsafe-eval'", "") : policy;
   const file = pathname.startsWith("/dist/")
     ? path.join(dist, pathname.slice(6))
     : path.join(import.meta.dirname, pathname === "/" ? "index.html" : pathname);
   try {
     const body = await readFile(file);
     const type = types[path.extname(file)] ?? "application/octet-stream";
-    response.writeHead(200, { "content-type": type, "content-security-policy": policy }).end(body);
+    response.writeHead(200, { "content-type": type, "content-security-policy": allowed }).end(body);
   } catch {
     response.writeHead(404).end();
   }
@@ -57,6 +59,17 @@ try {
     }, at.serve);
   };
   await page.goto(origin);
+  await page.waitForFunction(() => "run" in globalThis);
+  const forbidden = await page.evaluate(() =>
+    globalThis.phantom.load({ base: `${location.origin}/strict/dist/` }).catch((error) => [error.codeName, error.message]),
+  );
+  const noWorker = await page.evaluate(async () => {
+    globalThis.phantom.shutdown();
+    const error = await globalThis.phantom.load({ base: `${location.origin}/nowhere/` }).catch((thrown) => thrown);
+    return error.codeName;
+  });
+  const expected = violations.splice(0).filter((text) => !/Content.Security.Policy/i.test(text));
+  violations.push(...expected);
   const reloaded = [await open()];
   await page.reload();
   reloaded.push(await open());
@@ -76,7 +89,7 @@ try {
     return "inline" in globalThis;
   });
   const seen = violations.filter((text) => !/inline script/i.test(text));
-  console.log(JSON.stringify({ results, violations: seen, evaluated, reloaded, offline }));
+  console.log(JSON.stringify({ results, violations: seen, evaluated, reloaded, offline, forbidden, noWorker }));
 } finally {
   await browser.close();
   server.close();
