@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from phantom import limits
@@ -83,12 +83,17 @@ class Session:
         max_size=60,
     )
 )
+@example([(0, 400, 0, 0.0, False), (1, 400, 0, 0.0, False), (2, 300, 0, 0.0, False), (3, 0, 0, 3.0, True)] * 2)
+@example([*((who, 350, 0, 0.0, False) for who in range(3)), (3, 0, 0, 3.0, True), (3, 0, 0, 3.0, True)])
 def test_the_account_is_exact_and_bounded(steps: list[tuple[int, int, int, float, bool]]) -> None:
     memory = ReceiveMemory(1000)
     sessions = [Session(memory) for _ in range(10)]
     now, live = 0.0, {}
     for who, charge, credit, elapsed, leaves in steps:
         now += elapsed
+        deadline = memory.deadline()
+        if deadline is not None and now >= deadline:
+            memory.enforce(now)  # as the timer of every session does
         session = sessions[who]
         if session.ended:
             continue

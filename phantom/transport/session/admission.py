@@ -14,9 +14,9 @@ from phantom.transport.session.client_auth import (
     ClientAuthResponder,
 )
 from phantom.transport.session.control import AuthResult, ClientAuth
-from phantom.transport.session.core import CONTROL_STREAM, SessionCore
+from phantom.transport.session.core import CONTROL_STREAM, WRITABLE, SessionCore
 from phantom.transport.session.events import ClientAuthenticated
-from phantom.transport.session.states import Phase, Trigger
+from phantom.transport.session.states import Trigger
 
 __all__ = ["begin", "expire", "first_packet", "on_close", "on_message", "on_withheld", "settle"]
 
@@ -93,7 +93,7 @@ def settle(core: SessionCore, now: float) -> None:
         core.progress = True
         core.gated = False
         core.open_session_window(now)
-    if auth.error is not None and core.phase is Phase.ESTABLISHED:
+    if auth.error is not None and core.phase in WRITABLE:  # Migrating too: the refusal must not get lost
         _refuse(core, auth.error, now)
 
 

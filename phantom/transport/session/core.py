@@ -648,6 +648,8 @@ class SessionCore:
         if not stream.outstanding.segments and self.flying is not None:
             self.flying.pop(stream, None)
             self.settle_outstanding()
+        if stream.blocked:  # nothing waits for the peer's window any more
+            self.make_ready(stream)
         self.progress = True
         self.send_reset(stream, code)
 

@@ -422,6 +422,8 @@ def _find(core: SessionCore, stream_id: int, now: float, *, reliable: bool) -> t
         core.owed = True
     if claim is not Claim.NEW or core.memory.used_up:
         return None, False
+    if core.accepted is not None and len(core.accepted) >= 2 * core.settings.max_streams:
+        return None, False  # Closed ones wait there as well: a peer must not queue all the ids that it has
     return core.new_stream(stream_id, 0, opened_here=False, now=now), True
 
 

@@ -32,8 +32,7 @@ def next_timer(core: SessionCore) -> float | None:
     if core.phase is Phase.MIGRATING:
         due = earlier(due, core.migrating_since + core.settings.session_timeout)
     due = earlier(due, path.silent_at())
-    if core.phase in SENDING:
-        due = earlier(due, path.ping_again_at())
+    due = earlier(due, _ping_again_at(core))
     due = earlier(due, _retransmit_at(core))
     if path.sent is not None and path.state is PathState.VALIDATED and not path.blocked:
         due = earlier(due, path.sent.loss_at(path.estimator.patience))
@@ -89,7 +88,7 @@ def handle_timer(core: SessionCore, now: float) -> None:
         core.move(Trigger.GAVE_UP, "no path came back in time")
         core.release()
         return
-    again = core.path.ping_again_at() if core.phase in SENDING else None
+    again = _ping_again_at(core)
     if again is not None and now >= again:
         core.path.suspended_pto = min(2 * core.path.suspended_pto, limits.SUSPENDED_PING_MAX)
         core.owe_ping()
@@ -268,6 +267,11 @@ def _persist(core: SessionCore, now: float) -> None:
             channel.probe_at = now
             channel.probe_owed = True
             core.owe(channel)
+
+
+def _ping_again_at(core: SessionCore) -> float | None:
+    """When an unanswered PING is repeated; not while one is owed, which may have to wait for the leg."""
+    return core.path.ping_again_at() if core.phase in SENDING and not core.pings_owed else None
 
 
 def _keepalive_at(core: SessionCore) -> float | None:

@@ -18,6 +18,7 @@ from phantom.transport.packet import flags
 from phantom.transport.session.client_auth import ClientAuthPolicy, ClientAuthRequested
 from phantom.transport.session.control import encode_auth_result
 from phantom.transport.session.events import ClientAuthenticated
+from phantom.transport.session.paths import DATAGRAM
 from phantom.transport.session.states import Phase
 from tests.transport.session.engines import Engine, Pair, Peer, client_with_peer, message, server_with_peer
 from tests.transport.session.test_client_auth import identity, initiator, responder
@@ -105,6 +106,20 @@ def test_a_deadline_without_an_identity_ends_it_too() -> None:
     engine.tick(10.0)
     assert engine.conn.phase is Phase.CLOSING
     assert [p.plaintext[4:] for p in peer.see(10.0) if p.word == flags.DATA] == [encode_auth_result(2)]
+
+
+def test_a_refusal_while_the_path_is_suspended_still_ends_the_session() -> None:
+    engine, peer = server_with_peer(profile=DATAGRAM, auth=responder(REQUIRED))
+    peer.give(peer.ping())
+    engine.conn.owe_ping()
+    peer.see()
+    engine.conn.handle_timer(limits.SILENCE_FLOOR_DATAGRAM)
+    assert engine.conn.phase is Phase.MIGRATING
+    engine.conn.handle_timer(limits.HANDSHAKE_DEADLINE)
+    assert engine.conn.phase is Phase.CLOSING
+    peer.give(peer.pong(), now=limits.HANDSHAKE_DEADLINE + 1)
+    engine.conn.handle_timer(limits.HANDSHAKE_DEADLINE + limits.CLOSE_FLUSH_TIMEOUT)
+    assert ended(engine, ClientAuthError)
 
 
 def test_an_initiator_waits_for_the_verdict_as_long_as_a_handshake_may_take() -> None:

@@ -288,6 +288,21 @@ def test_an_unanswered_ping_is_repeated() -> None:
     assert engine.conn.next_timer() == pytest.approx(40.3)
 
 
+def test_a_ping_that_waits_for_the_leg_is_not_asked_for_again() -> None:
+    engine, peer = client_with_peer(profile=DATAGRAM)
+    engine.conn.owe_ping()
+    assert words(peer.see()) == [flags.PING]
+    engine.conn.path_blocked(True, 0.0)
+    due = engine.conn.next_timer()
+    assert due == pytest.approx(engine.conn.path.estimator.pto)
+    engine.conn.handle_timer(due)
+    assert engine.conn.pings_owed
+    later = engine.conn.next_timer()
+    assert later is not None
+    assert later > due  # else the timer would spin until the leg takes it
+    assert words(peer.see(due)) == [flags.PING]
+
+
 def test_silence_suspends_the_path_and_a_packet_resumes_it() -> None:
     engine, peer = sender(4)
     now = 0.0

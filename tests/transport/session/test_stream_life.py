@@ -347,6 +347,60 @@ def test_a_reset_drops_what_waits_and_discards_what_is_unread() -> None:
     assert server.stream_charge == server.credit == 0
 
 
+def test_a_stream_that_is_reset_while_it_waits_for_a_window_asks_for_it_no_more() -> None:
+    engine, peer = client_with_peer()
+    stream = engine.conn.open_stream(0, 0.0)
+    engine.conn.write(stream, bytes(2 * limits.INITIAL_STREAM_WINDOW))
+    last = max(indices([packet for packet in peer.see() if packet.stream_id == stream.id]))
+    peer.give(peer.sack((0, last), stream_id=stream.id))
+    assert peer.see() == []
+    assert stream.blocked
+    engine.conn.reset(stream, 5)
+    peer.see()
+    assert not engine.conn.stalled
+    assert not stream.ready
+    engine.conn.handle_timer(60.0)
+    assert [packet for packet in peer.see(60.0) if packet.stream_id == stream.id] == []
+
+
+def test_a_closed_stream_that_was_reset_over_a_gap_is_charged_for_nothing() -> None:
+    engine, peer = server_with_peer()
+    peer.give(*(peer.data(index, b"early", stream_id=3) for index in (1, 3)))
+    assert engine.conn.charged() > 2 * limits.ITEM_OVERHEAD
+    peer.give(peer.data(0, encode_stream_reset(3, 5, 1), stream_id=0))
+    stream = engine.conn.accept_stream(0.0)
+    assert stream is not None
+    assert engine.conn.stream_charge == 0
+    acks = [sacked(packet)[1] for packet in peer.see() if packet.stream_id == 3 and packet.word & flags.ACK]
+    assert acks == [[(0, 4)]]
+    peer.give(peer.data(2, b"late", stream_id=3), peer.data(5, b"beyond", stream_id=3))
+    assert engine.counted() == {"protocol_violation": 1}
+    assert stream.reassembly.charged == 0
+    engine.conn.finish(stream)
+    peer.see()
+    peer.give(peer.sack((0, 0), stream_id=3))
+    assert stream.state is StreamState.CLOSED
+    assert engine.conn.stream_charge == 0
+
+
+def test_streams_that_nobody_accepts_are_bounded_though_they_are_closed() -> None:
+    engine, peer = server_with_peer(max_streams=4)
+    for count in range(20):
+        stream_id = 3 + 2 * count
+        peer.give(
+            peer.data(0, b"x", flags.DATA_FIN, stream_id=stream_id),
+            peer.data(count, encode_stream_stop(stream_id, 0), stream_id=0),
+        )
+        own = indices([packet for packet in peer.see() if packet.stream_id == 0 and packet.plaintext])
+        if own:
+            peer.give(peer.sack((0, max(own)), stream_id=0))
+    assert not engine.conn.streams
+    assert len(engine.conn.accepted or ()) == 8
+    assert engine.conn.accept_stream(0.0) is not None
+    peer.give(peer.data(0, b"x", stream_id=3 + 2 * 20))
+    assert len(engine.conn.accepted or ()) == 8
+
+
 def test_a_stop_ends_the_writer() -> None:
     pair = Pair()
     stream, accepted = opened(pair)
