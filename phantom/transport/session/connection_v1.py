@@ -39,6 +39,7 @@ __all__ = ["ConnectionV1"]
 _U32 = Struct(">I")
 _UNLIMITED: Final = 1 << 62  # V1 has no windows
 _LOOK_AGAIN: Final = 0.1  # s
+_MOST_ACKS: Final = 2 * limits.MAX_PENDING  # that wait to leave; an honest peer has fewer packets outstanding
 _SMALL: Final = 256  # no ACK or CLOSE is larger, its length prefix included
 
 
@@ -176,6 +177,8 @@ class ConnectionV1(Connection):
             at = self._seal(buf, view, at, stream_id, flag.ACK_WORD, _U32.pack(sequence))
         if not self._acks:
             self._acks = None
+        if not self.reading and not self.phase.over:
+            self._judge_reading()
         while (self.ready.top or self.ready.descend()) and self.ready.top is not None:
             after = self._fill_next(self.ready.top, buf, view, at, cap, now)
             if after < 0:
@@ -534,8 +537,8 @@ class ConnectionV1(Connection):
     # --- back-pressure (§13.6) --------------------------------------------------------------------------------------
 
     def _may_read(self) -> bool:
-        """An unfinished message never stops it: it could not be completed."""
-        if self.phase.over:
+        """An unfinished message never stops it: it could not be completed. Owing too many answers does."""
+        if self.phase.over or len(self._acks or ()) >= _MOST_ACKS:
             return False
         assembler = self.assembler
         if assembler.charge + self.stream_charge > limits.RECV_BACKLOG_CAP:

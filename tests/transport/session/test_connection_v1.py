@@ -30,6 +30,7 @@ from phantom.transport.packet import flags
 from phantom.transport.packet.counters import DropCounters
 from phantom.transport.packet.header import Packet, decode, encode
 from phantom.transport.packet.protection import ALL_SUITES, ProtectionLimits, ProtectionV1
+from phantom.transport.session import connection_v1
 from phantom.transport.session.connection import SessionSettings
 from phantom.transport.session.connection_v1 import ConnectionV1
 from phantom.transport.session.memory import ReceiveMemory
@@ -1002,6 +1003,18 @@ def test_a_stream_that_nobody_reads_stops_the_leg_too() -> None:
             pair.move()
     assert pair.server.held[-1] is False
     assert pair.client.conn.unacknowledged == 0
+
+
+def test_a_peer_that_sends_and_takes_no_answer_is_read_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_v1, "_MOST_ACKS", 8)
+    server, hand = server_and_hand()
+    server.into(framed(*(hand.packet(message(b"x")) for _ in range(20))))
+    assert not reads(server)
+    assert server.held == [True]
+    assert acks(hand.opened(server.out())) == [(1, number) for number in range(8)]
+    assert reads(server)
+    assert server.held == [True, False]
+    assert len(server.messages) == 8
 
 
 def test_an_unfinished_message_never_stops_the_leg() -> None:
