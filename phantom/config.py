@@ -6,6 +6,7 @@ Every field has an effect. Values are checked when the object is made; a bad one
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -40,11 +41,13 @@ _COUNTS: Final[dict[str, tuple[int, int]]] = {
     "recv_window": (limits.INITIAL_STREAM_WINDOW, limits.RECV_WINDOW_CEILING),
     "session_recv_window": (limits.INITIAL_STREAM_WINDOW, 16 * limits.RECV_WINDOW_CEILING),
     "recv_memory": (limits.MiB, 1 << 40),
+    "faketls_version": (0x0301, 0x0304),
     "max_sessions": (0, 1 << 20),
     "max_sessions_per_ip": (0, 1 << 20),
     "max_inflight_handshakes": (1, 1 << 16),
     "max_inflight_per_source": (1, 1 << 16),
 }
+_SNI: Final = re.compile(r"(?=.{1,253}\Z)LABEL(?:\.LABEL)*\Z".replace("LABEL", r"\w(?:[\w-]{0,61}\w)?"), re.ASCII)
 _COVER_MIN: Final = 0.01  # s; more often it would be a flood
 _MAY_BE_NONE: Final = frozenset({"keepalive_interval", "close_timeout", "recv_memory"})
 
@@ -96,6 +99,10 @@ class PhantomConfig:
     """Each packet waits a random time up to this before it leaves; 0: none does."""
     cover_interval: float = 0.0
     """A packet without content leaves when nothing else has for this long; 0: none does."""
+    faketls_sni: str = "www.google.com"
+    """Server name that a FakeTLS leg shows; both ends must have the same."""
+    faketls_version: int = 0x0303
+    """Version in the headers of its records; both ends must have the same."""
     max_sessions: int = limits.MAX_SESSIONS
     """Sessions of one listener; 0 switches the limit off."""
     max_sessions_per_ip: int = limits.MAX_SESSIONS_PER_SOURCE
@@ -129,6 +136,8 @@ class PhantomConfig:
             raise ConfigError("frame_cap must hold a packet of bulk_chunk bytes")
         if self.qlog_dir is not None and (type(self.qlog_dir) is not str or not self.qlog_dir):
             raise ConfigError(f"qlog_dir must be the path of a folder, or None, not {self.qlog_dir!r}")
+        if type(self.faketls_sni) is not str or not _SNI.match(self.faketls_sni):
+            raise ConfigError(f"faketls_sni must be a host name such as www.example.org, not {self.faketls_sni!r}")
         if type(self.offer_version) is not int or self.offer_version not in _VERSIONS:
             raise ConfigError(f"offer_version must be 2, or 1 by choice, not {self.offer_version!r}")
         accepted = self.accept_versions

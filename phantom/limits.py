@@ -78,6 +78,11 @@ MAX_EMPTY_FRAMES: Final = 64  # in a row
 MAX_WEBSOCKET_TEXTS: Final = 64  # text messages in a row
 UPGRADE_CAP: Final = 8192  # bytes of an HTTP request or answer that begins a WebSocket
 UPGRADE_HEADERS: Final = 64  # lines in it
+FAKETLS_CHUNK: Final = 16384  # bytes of the framed stream in one record
+FAKETLS_MAX_RECORD: Final = 16640  # bytes of a record behind its header
+FAKETLS_MAX_EMPTY: Final = 64  # records without content, in a row
+FAKETLS_MAX_RECORDS: Final = 1 << 48  # in one direction
+FAKETLS_HELLO_TIMEOUT: Final = 5.0  # s
 
 # --- packet protection ----------------------------------------------------------------------------------------------
 SEQ_REKEY_WATERMARK: Final = 2**31

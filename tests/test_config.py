@@ -37,6 +37,8 @@ DEFAULTS: dict[str, Any] = {
     "padding": "none",
     "jitter": 0.0,
     "cover_interval": 0.0,
+    "faketls_sni": "www.google.com",
+    "faketls_version": 0x0303,
     "max_sessions": 1024,
     "max_sessions_per_ip": 64,
     "max_inflight_handshakes": 1024,
@@ -61,6 +63,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "recv_window": (65536, 64 << 20),
     "session_recv_window": (65536, 1 << 30),
     "recv_memory": (1 << 20, 1 << 40),
+    "faketls_version": (0x0301, 0x0304),
     "max_sessions": (0, 1 << 20),
     "max_sessions_per_ip": (0, 1 << 20),
     "max_inflight_handshakes": (1, 65536),
@@ -264,3 +267,16 @@ def test_receive_memory_follows_the_memory_limit(
 
 def test_receive_memory_has_a_value_on_this_machine() -> None:
     assert limits.MiB <= PhantomConfig().effective_recv_memory() <= limits.RECV_MEMORY
+
+
+@pytest.mark.parametrize("name", ["example.org", "a", "x" * 63 + ".b", "xn--bcher-kva.example", "a-b.c1"])
+def test_a_host_name_may_be_shown(name: str) -> None:
+    assert PhantomConfig(faketls_sni=name).faketls_sni == name
+
+
+@pytest.mark.parametrize(
+    "bad", ["", ".", "a.", "a..b", "x" * 64, "a." * 130, "bücher.example", "a b", "-a.b", "a\n", None, b"a"]
+)
+def test_what_is_no_host_name_is_not_shown(bad: Any) -> None:
+    with pytest.raises(ConfigError, match="faketls_sni must be a host name"):
+        PhantomConfig(faketls_sni=bad)

@@ -72,7 +72,8 @@ class Connecting:
         deadline = Deadline(runtime, self._timeout)
         engine = Engine(config, self_tested_provider(config), runtime, process_memory(config))
         session = PhantomSession(runtime, config, address.host_port)
-        leg = await open_leg(address, runtime, min(config.connect_timeout, self._timeout), self._web, self._rng)
+        patience = min(config.connect_timeout, self._timeout)
+        leg = await open_leg(address, runtime, patience, self._web, self._rng, config)
         try:
             initiator = _initiator(self._pins, engine, self._rng)
         except BaseException:

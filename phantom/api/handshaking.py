@@ -39,7 +39,7 @@ from phantom.transport.session.client_auth import (
 from phantom.transport.session.connection import Connection, SessionSettings
 from phantom.transport.session.connection_v1 import ConnectionV1
 from phantom.transport.session.memory import ReceiveMemory
-from phantom.transport.session.paths import Path
+from phantom.transport.session.paths import Path, profile_of
 
 __all__ = ["ClientHandshake", "Engine", "ServerHandshake", "sending_suite"]
 
@@ -136,7 +136,7 @@ class Engine:
                     counters=counters,
                 ),
                 initiator=result.initiator,
-                path=Path(0, leg.name, now=now),
+                path=Path(0, leg.name, now=now, profile=profile_of(leg.name)),
                 settings=self.settings,
                 memory=self.memory,
                 counters=counters,
@@ -157,7 +157,7 @@ class Engine:
                 counters=counters,
             ),
             initiator=result.initiator,
-            path=Path(0, leg.name, now=now, silence_floor=self.settings.silence_floor),
+            path=Path(0, leg.name, now=now, profile=profile_of(leg.name), silence_floor=self.settings.silence_floor),
             settings=self.settings,
             memory=self.memory,
             counters=counters,

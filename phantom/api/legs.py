@@ -9,10 +9,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from phantom.api.endpoint import Address
+from phantom.api.shared import self_tested_provider
+from phantom.config import PhantomConfig
 from phantom.crypto.rng import RngProvider
 from phantom.errors import ConfigError, PhantomTimeoutError, UnsupportedError, ValidationError
 from phantom.runtime.base import Runtime
 from phantom.transport.legs.base import Leg
+from phantom.transport.legs.faketls import Disguise, FakeTlsLeg
 from phantom.transport.legs.http_upgrade import PATH, UpgradePolicy
 from phantom.transport.legs.tcp import TcpLeg, connect_tcp
 from phantom.transport.legs.tls import TlsLeg
@@ -41,12 +44,16 @@ class WebOptions:
             )
 
 
-async def open_leg(address: Address, runtime: Runtime, timeout: float, web: WebOptions, rng: RngProvider) -> Leg:
+async def open_leg(
+    address: Address, runtime: Runtime, timeout: float, web: WebOptions, rng: RngProvider, config: PhantomConfig
+) -> Leg:
     """A leg that is connected to ``address``, within ``timeout`` seconds. Raises NetworkError, PhantomTimeoutError."""
     if sys.platform == "emscripten":
         return await _leg_of_page(address, runtime, timeout)
     deadline = runtime.monotonic() + timeout
     leg: Leg = await connect_tcp(address.host, address.port, runtime, timeout)
+    if address.leg == "faketls":
+        return FakeTlsLeg(leg, _disguise(config, rng), runtime, client=True)
     if address.leg not in _WEB:
         return leg
     if address.leg == "wss":
@@ -70,9 +77,17 @@ async def _leg_of_page(address: Address, runtime: Runtime, timeout: float) -> Le
     return await open_browser_leg(BrowserLeg(page_socket(url), runtime, address.host_port), timeout)
 
 
-def accepted_leg(sock: socket.socket, address: Address, runtime: Runtime, web: WebOptions) -> Leg:
+def _disguise(config: PhantomConfig, rng: RngProvider) -> Disguise:
+    return Disguise(config.faketls_sni, config.faketls_version, self_tested_provider(config), rng)
+
+
+def accepted_leg(
+    sock: socket.socket, address: Address, runtime: Runtime, web: WebOptions, rng: RngProvider, config: PhantomConfig
+) -> Leg:
     """The leg of a connection that came in at ``address``. Raises OSError if it is gone already."""
     leg: Leg = TcpLeg(sock, runtime)
+    if address.leg == "faketls":
+        return FakeTlsLeg(leg, _disguise(config, rng), runtime, client=False)
     if address.leg not in _WEB:
         return leg
     if address.leg == "wss":

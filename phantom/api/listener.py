@@ -334,7 +334,7 @@ class PhantomListener:
     def _begin(self, sock: socket.socket, peer: socket.socket, address: tuple[object, ...]) -> None:
         try:
             bound = self._addresses[self._sockets.index(sock)]
-            leg = accepted_leg(peer, bound, self._runtime, self._web)
+            leg = accepted_leg(peer, bound, self._runtime, self._web, self._rng, self._config)
         except OSError:  # the peer was gone before it was looked at
             peer.close()
             return

@@ -34,7 +34,7 @@ def demo(
         ),
     ] = False,
     leg: Annotated[
-        str, typer.Option("--leg", metavar="LEG", help="How the two reach each other: tcp, ws, or all in turn.")
+        str, typer.Option("--leg", metavar="LEG", help="How they reach each other: tcp, faketls, ws, or all in turn.")
     ] = "tcp",
     as_json: Json = False,
 ) -> None:

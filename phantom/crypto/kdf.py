@@ -26,6 +26,8 @@ __all__ = [
     "early_binding",
     "early_key_nonce",
     "export",
+    "faketls_keys",
+    "faketls_seed",
     "hkdf_expand",
     "hkdf_extract_expand",
     "hour_secret",
@@ -173,6 +175,20 @@ def export(session_key0: BytesLike, name: bytes, length: int) -> bytes:
 def auth_context(session_key0: BytesLike) -> bytearray:
     """The 32 secret bytes that tie a client's signature to one session (wire-native §15.7)."""
     return _expand(session_key0, b"phantom-client-auth-v1", 32)
+
+
+def faketls_seed(sni: str, version: int) -> bytes:
+    """The public ``outer_seed`` of a FakeTLS leg: what both ends derive from is known to everybody (§21.6)."""
+    return b"phantom-faketls-outer-v1" + version.to_bytes(2, "big") + sni.encode("ascii")
+
+
+def faketls_keys(outer_seed: BytesLike) -> tuple[bytes, bytes, bytes]:
+    """Record keys of client and server (32 B each) and the nonce prefix (4 B); no secrets, as the seed is none."""
+    return (
+        blake3_derive("phantom-faketls-c2s-v1", outer_seed),
+        blake3_derive("phantom-faketls-s2c-v1", outer_seed),
+        blake3_derive("phantom-faketls-pfx-v1", outer_seed)[:NONCE_PREFIX_LEN],
+    )
 
 
 def hour_secret(master_secret: BytesLike, hour: int) -> bytearray:

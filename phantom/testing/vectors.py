@@ -43,6 +43,7 @@ from phantom.errors import (
 )
 from phantom.limits import (
     COOKIE_BUCKET,
+    FAKETLS_MAX_RECORD,
     INITIAL_SRTT,
     INITIAL_STREAM_WINDOW,
     LENGTH_PREFIX,
@@ -64,6 +65,8 @@ from phantom.transport.handshake.initiator import Initiator
 from phantom.transport.handshake.responder import Responder
 from phantom.transport.handshake.resumption import Resumption, open_early_data, seal_early_data
 from phantom.transport.handshake.transcript import transcript_hash
+from phantom.transport.legs.faketls_records import OVERHEAD as FAKETLS_OVERHEAD
+from phantom.transport.legs.faketls_records import RecordOpener, RecordSealer
 from phantom.transport.packet import flags, frames, header
 from phantom.transport.packet.counters import DropCounters
 from phantom.transport.packet.protection import ProtectionLimits, ProtectionV1, ProtectionV2, nonce_v1, nonce_v2
@@ -1262,6 +1265,50 @@ def _run_auth_sequence(entry: Entry, bench: _Bench, binding: bytearray) -> None:
     _same("CLOSE", session.conn.close_code, ProtocolViolationError.code)
 
 
+# --- FakeTLS ----------------------------------------------------------------------------------------------------------
+
+
+def _run_faketls(entry: Entry, bench: _Bench, positive: bool) -> None:
+    given = entry["input"]
+    seed = kdf.faketls_seed(given["sni"], given["version"])
+    c2s, s2c, prefix = kdf.faketls_keys(seed)
+    direction = given["direction"] if not positive else entry["id"].rpartition("-")[2]
+    key = (c2s, s2c)[("c2s", "s2c").index(direction)]
+
+    def opened(record: bytes, counter: int) -> bytes:
+        opener = RecordOpener(key, prefix, bench.provider, counter)
+        out = bytearray(FAKETLS_MAX_RECORD)
+        size = opener.length(record, 0, len(record))
+        if size != len(record):
+            raise _Mismatch(f"a record of {len(record)} bytes is read as one of {size}")
+        return bytes(out[: opener.open(memoryview(record), 0, size, memoryview(out), 0)])
+
+    if not positive:
+        names = _error_of(lambda: opened(_unhex(given["record"]), given["counter"]))
+        _refused(entry, ("leg failure",) if "NetworkError" in names else names)
+        return
+    shown = []
+    for item in entry["expect"]["records"]:
+        counter = int(item["counter"])
+        rule = item.get("chunk_rule")
+        if rule not in (None, "16384 zero bytes"):
+            raise _NotBuilt(f"chunk_rule {rule!r}")
+        chunk = _unhex(item["chunk"]) if rule is None else bytes(16384)
+        out = bytearray(len(chunk) + FAKETLS_OVERHEAD)
+        sealer = RecordSealer(key, prefix, given["version"], bench.provider, counter)
+        end = sealer.seal(memoryview(bytearray(chunk + b"\0")), 0, len(chunk), memoryview(out), 0)
+        _same("record length", end, len(out))
+        _same("opened chunk", opened(bytes(out), counter), chunk)
+        if rule is None:
+            shown.append({"counter": str(counter), "chunk": chunk.hex(), "record": out.hex()})
+        else:
+            digest = hashlib.sha256(out).hexdigest()
+            shown.append(
+                {"counter": str(counter), "chunk_rule": rule, "record_header": out[:5].hex(), "record_sha256": digest}
+            )
+    _expect(entry, {"outer_seed": seed.hex(), "key": key.hex(), "prefix": prefix.hex(), "records": shown})
+
+
 # --- traces -----------------------------------------------------------------------------------------------------------
 
 
@@ -1415,6 +1462,7 @@ _SUBJECTS: Final[dict[str, Callable[[Entry, _Bench, bool], None]]] = {
     "control_stream": _run_control_stream,
     "client_auth": _run_client_auth,
     "handshake_traces": _run_handshake_traces,
+    "faketls": _run_faketls,
 }
 
 

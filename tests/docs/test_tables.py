@@ -122,6 +122,8 @@ def test_a_range_is_that_of_the_code(row: dict[str, str]) -> None:
         else:
             with pytest.raises(phantom.PhantomError):
                 PhantomConfig(**{name: None})
+    elif name == "faketls_sni":
+        assert text == "a host name"
     elif name == "load_tiers":
         with pytest.raises(phantom.ConfigError):
             PhantomConfig(load_tiers=((10, limits.MAX_CLIENT_POW_DIFFICULTY + 1),))

@@ -417,11 +417,11 @@ def test_a_file_of_another_name_is_known_by_its_subject(tmp_path: Path, capsys: 
 
 def test_the_verdicts_and_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("no vectors")
-    write(tmp_path, a=DOCUMENTS["replay"], b=DOCUMENTS["faketls"])
+    write(tmp_path, a=DOCUMENTS["replay"], b=DOCUMENTS["udp_kcp"])
     code, lines = run(tmp_path, capsys)
     assert code == 0
     assert [line["verdict"] for line in lines[:-1]] == ["pass", "not implemented"]
-    assert lines[1]["reasons"] == {"subject 'faketls'": 36}
+    assert lines[1]["reasons"] == {"subject 'udp_kcp'": 36}
 
     wrong = copy.deepcopy(DOCUMENTS["replay"])
     wrong["vectors"][3]["expect"]["result"] = other(wrong["vectors"][3]["expect"]["result"])

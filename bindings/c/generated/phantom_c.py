@@ -142,6 +142,8 @@ CONFIG_FIELDS: Final = {
     37: "max_inflight_handshakes",
     38: "max_inflight_per_source",
     39: "qlog_dir",
+    40: "faketls_sni",
+    41: "faketls_version",
 }
 
 

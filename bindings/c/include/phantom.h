@@ -436,7 +436,11 @@ enum {
      * Folder, on the host of the core, for an event log (qlog) of each session. Empty: as its environment says, and
      * none if that says nothing. [text]
      */
-    PHANTOM_CONFIG_QLOG_DIR = 39
+    PHANTOM_CONFIG_QLOG_DIR = 39,
+    /** Server name that a FakeTLS leg shows; both ends must have the same. Empty: the default. [text] */
+    PHANTOM_CONFIG_FAKETLS_SNI = 40,
+    /** Version in the headers of the records of a FakeTLS leg; both ends must have the same. [u32] */
+    PHANTOM_CONFIG_FAKETLS_VERSION = 41
 };
 
 /**

@@ -89,6 +89,7 @@ def _numbers(text: str) -> frozenset[int]:
 
 _TEXTS: Final[dict[str, Callable[[str], object]]] = {
     "provider": lambda text: text or "auto",
+    "faketls_sni": lambda text: text or "www.google.com",
     "qlog_dir": lambda text: text or None,
     "accept_versions": _numbers,
 }
@@ -105,6 +106,7 @@ _U32: Final = frozenset(
         "max_sessions_per_ip",
         "max_inflight_handshakes",
         "max_inflight_per_source",
+        "faketls_version",
     }
 )
 

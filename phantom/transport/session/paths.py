@@ -10,7 +10,17 @@ from phantom.transport.session.pacing import Pacer
 from phantom.transport.session.path_states import PATH_TRANSITIONS, PathState, PathTrigger
 from phantom.transport.session.reliability import RttEstimator, SentPackets
 
-__all__ = ["BYTE_PIPE", "DATAGRAM", "EMBEDDED", "KCP", "LegProfile", "Path", "embedded_profile"]
+__all__ = [
+    "BYTE_PIPE",
+    "DATAGRAM",
+    "EMBEDDED",
+    "FAKETLS",
+    "KCP",
+    "LegProfile",
+    "Path",
+    "embedded_profile",
+    "profile_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,7 @@ DATAGRAM = LegProfile(
     ping_repeats=True,
     close_spacing=True,
 )
+FAKETLS = replace(BYTE_PIPE, name="faketls")
 KCP = LegProfile(
     "kcp",
     initial_srtt=limits.INITIAL_SRTT_KCP,
@@ -83,6 +94,12 @@ def embedded_profile(buffer: int = limits.EMBEDDED_BUFFER) -> LegProfile:
 
 
 EMBEDDED = embedded_profile()
+_BY_LABEL = {profile.name: profile for profile in (FAKETLS, KCP, EMBEDDED)}
+
+
+def profile_of(leg: str) -> LegProfile:
+    """The profile of a leg with the label ``leg``; one that has none of its own is a byte pipe."""
+    return _BY_LABEL.get(leg, BYTE_PIPE)
 
 
 class Path:

@@ -10,7 +10,7 @@ from tests.bindings.wasm.node import MARKS, ROOT, run
 pytestmark = MARKS
 
 VECTORS = ROOT / "tests" / "vectors"
-NOT_BUILT = {"faketls.json", "udp_kcp.json"}  # no provider has them: their legs are not in this version
+NOT_BUILT = {"udp_kcp.json"}  # no provider has them: their legs are not in this version
 
 
 def test_our_own_vectors(tmp_path: Path) -> None:

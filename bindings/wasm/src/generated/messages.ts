@@ -208,6 +208,10 @@ export interface PhantomConfig {
    * if that says nothing.
    */
   qlogDir: string;
+  /** Server name that a FakeTLS leg shows; both ends must have the same. Empty: the default. */
+  faketlsSni: string;
+  /** Version in the headers of the records of a FakeTLS leg; both ends must have the same. */
+  faketlsVersion?: number | undefined;
 }
 
 /** Codec of {@link PhantomConfig}. */
@@ -240,6 +244,8 @@ export const PhantomConfig: MessageType<PhantomConfig> = new MessageType("phanto
   { number: 37, name: "maxInflightHandshakes", type: "uint32", optional: true },
   { number: 38, name: "maxInflightPerSource", type: "uint32", optional: true },
   { number: 39, name: "qlogDir", type: "string" },
+  { number: 40, name: "faketlsSni", type: "string" },
+  { number: 41, name: "faketlsVersion", type: "uint32", optional: true },
 ]);
 
 /** One step of the proof of work that a loaded listener demands. */

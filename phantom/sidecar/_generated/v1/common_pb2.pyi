@@ -290,6 +290,8 @@ class PhantomConfig(_message.Message):
     MAX_INFLIGHT_HANDSHAKES_FIELD_NUMBER: _builtins.int
     MAX_INFLIGHT_PER_SOURCE_FIELD_NUMBER: _builtins.int
     QLOG_DIR_FIELD_NUMBER: _builtins.int
+    FAKETLS_SNI_FIELD_NUMBER: _builtins.int
+    FAKETLS_VERSION_FIELD_NUMBER: _builtins.int
     preset: Global___ConfigPreset.ValueType
     """The starting point."""
     send_segments: _builtins.int
@@ -328,6 +330,10 @@ class PhantomConfig(_message.Message):
     """Handshakes in flight from one source."""
     qlog_dir: _builtins.str
     """Folder, on the host of the core, for an event log (qlog) of each session. Empty: as its environment says, and none if that says nothing."""
+    faketls_sni: _builtins.str
+    """Server name that a FakeTLS leg shows; both ends must have the same. Empty: the default."""
+    faketls_version: _builtins.int
+    """Version in the headers of the records of a FakeTLS leg; both ends must have the same."""
     @_builtins.property
     def keepalive_interval(self) -> _duration_pb2.Duration:
         """Idle time after which an encrypted ping is sent. Zero switches it off."""
@@ -395,13 +401,17 @@ class PhantomConfig(_message.Message):
         max_inflight_handshakes: _builtins.int | None = ...,
         max_inflight_per_source: _builtins.int | None = ...,
         qlog_dir: _builtins.str = ...,
+        faketls_sni: _builtins.str = ...,
+        faketls_version: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bulk_chunk", b"_bulk_chunk", "_frame_cap", b"_frame_cap", "_max_inflight_handshakes", b"_max_inflight_handshakes", "_max_inflight_per_source", b"_max_inflight_per_source", "_max_message", b"_max_message", "_max_sessions", b"_max_sessions", "_max_sessions_per_ip", b"_max_sessions_per_ip", "_offer_version", b"_offer_version", "_recv_memory", b"_recv_memory", "_recv_segments", b"_recv_segments", "_recv_window", b"_recv_window", "_send_segments", b"_send_segments", "_session_recv_window", b"_session_recv_window", "bulk_chunk", b"bulk_chunk", "close_timeout", b"close_timeout", "connect_timeout", b"connect_timeout", "cover_interval", b"cover_interval", "frame_cap", b"frame_cap", "handshake_timeout", b"handshake_timeout", "jitter", b"jitter", "keepalive_interval", b"keepalive_interval", "max_inflight_handshakes", b"max_inflight_handshakes", "max_inflight_per_source", b"max_inflight_per_source", "max_message", b"max_message", "max_sessions", b"max_sessions", "max_sessions_per_ip", b"max_sessions_per_ip", "offer_version", b"offer_version", "recv_memory", b"recv_memory", "recv_segments", b"recv_segments", "recv_window", b"recv_window", "send_segments", b"send_segments", "session_recv_window", b"session_recv_window", "silence_floor", b"silence_floor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bulk_chunk", b"_bulk_chunk", "_faketls_version", b"_faketls_version", "_frame_cap", b"_frame_cap", "_max_inflight_handshakes", b"_max_inflight_handshakes", "_max_inflight_per_source", b"_max_inflight_per_source", "_max_message", b"_max_message", "_max_sessions", b"_max_sessions", "_max_sessions_per_ip", b"_max_sessions_per_ip", "_offer_version", b"_offer_version", "_recv_memory", b"_recv_memory", "_recv_segments", b"_recv_segments", "_recv_window", b"_recv_window", "_send_segments", b"_send_segments", "_session_recv_window", b"_session_recv_window", "bulk_chunk", b"bulk_chunk", "close_timeout", b"close_timeout", "connect_timeout", b"connect_timeout", "cover_interval", b"cover_interval", "faketls_version", b"faketls_version", "frame_cap", b"frame_cap", "handshake_timeout", b"handshake_timeout", "jitter", b"jitter", "keepalive_interval", b"keepalive_interval", "max_inflight_handshakes", b"max_inflight_handshakes", "max_inflight_per_source", b"max_inflight_per_source", "max_message", b"max_message", "max_sessions", b"max_sessions", "max_sessions_per_ip", b"max_sessions_per_ip", "offer_version", b"offer_version", "recv_memory", b"recv_memory", "recv_segments", b"recv_segments", "recv_window", b"recv_window", "send_segments", b"send_segments", "session_recv_window", b"session_recv_window", "silence_floor", b"silence_floor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bulk_chunk", b"_bulk_chunk", "_frame_cap", b"_frame_cap", "_max_inflight_handshakes", b"_max_inflight_handshakes", "_max_inflight_per_source", b"_max_inflight_per_source", "_max_message", b"_max_message", "_max_sessions", b"_max_sessions", "_max_sessions_per_ip", b"_max_sessions_per_ip", "_offer_version", b"_offer_version", "_recv_memory", b"_recv_memory", "_recv_segments", b"_recv_segments", "_recv_window", b"_recv_window", "_send_segments", b"_send_segments", "_session_recv_window", b"_session_recv_window", "accept_versions", b"accept_versions", "bulk_chunk", b"bulk_chunk", "close_timeout", b"close_timeout", "connect_timeout", b"connect_timeout", "cookie", b"cookie", "cover_interval", b"cover_interval", "frame_cap", b"frame_cap", "handshake_timeout", b"handshake_timeout", "jitter", b"jitter", "keepalive_interval", b"keepalive_interval", "load_tiers", b"load_tiers", "max_inflight_handshakes", b"max_inflight_handshakes", "max_inflight_per_source", b"max_inflight_per_source", "max_message", b"max_message", "max_sessions", b"max_sessions", "max_sessions_per_ip", b"max_sessions_per_ip", "offer_version", b"offer_version", "padding", b"padding", "preset", b"preset", "provider", b"provider", "qlog_dir", b"qlog_dir", "recv_memory", b"recv_memory", "recv_segments", b"recv_segments", "recv_window", b"recv_window", "send_segments", b"send_segments", "session_recv_window", b"session_recv_window", "silence_floor", b"silence_floor", "suite", b"suite"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bulk_chunk", b"_bulk_chunk", "_faketls_version", b"_faketls_version", "_frame_cap", b"_frame_cap", "_max_inflight_handshakes", b"_max_inflight_handshakes", "_max_inflight_per_source", b"_max_inflight_per_source", "_max_message", b"_max_message", "_max_sessions", b"_max_sessions", "_max_sessions_per_ip", b"_max_sessions_per_ip", "_offer_version", b"_offer_version", "_recv_memory", b"_recv_memory", "_recv_segments", b"_recv_segments", "_recv_window", b"_recv_window", "_send_segments", b"_send_segments", "_session_recv_window", b"_session_recv_window", "accept_versions", b"accept_versions", "bulk_chunk", b"bulk_chunk", "close_timeout", b"close_timeout", "connect_timeout", b"connect_timeout", "cookie", b"cookie", "cover_interval", b"cover_interval", "faketls_sni", b"faketls_sni", "faketls_version", b"faketls_version", "frame_cap", b"frame_cap", "handshake_timeout", b"handshake_timeout", "jitter", b"jitter", "keepalive_interval", b"keepalive_interval", "load_tiers", b"load_tiers", "max_inflight_handshakes", b"max_inflight_handshakes", "max_inflight_per_source", b"max_inflight_per_source", "max_message", b"max_message", "max_sessions", b"max_sessions", "max_sessions_per_ip", b"max_sessions_per_ip", "offer_version", b"offer_version", "padding", b"padding", "preset", b"preset", "provider", b"provider", "qlog_dir", b"qlog_dir", "recv_memory", b"recv_memory", "recv_segments", b"recv_segments", "recv_window", b"recv_window", "send_segments", b"send_segments", "session_recv_window", b"session_recv_window", "silence_floor", b"silence_floor", "suite", b"suite"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bulk_chunk: _TypeAlias = _typing.Literal["bulk_chunk"]  # noqa: Y015
     _WhichOneofArgType__bulk_chunk: _TypeAlias = _typing.Literal["_bulk_chunk", b"_bulk_chunk"]  # noqa: Y015
+    _WhichOneofReturnType__faketls_version: _TypeAlias = _typing.Literal["faketls_version"]  # noqa: Y015
+    _WhichOneofArgType__faketls_version: _TypeAlias = _typing.Literal["_faketls_version", b"_faketls_version"]  # noqa: Y015
     _WhichOneofReturnType__frame_cap: _TypeAlias = _typing.Literal["frame_cap"]  # noqa: Y015
     _WhichOneofArgType__frame_cap: _TypeAlias = _typing.Literal["_frame_cap", b"_frame_cap"]  # noqa: Y015
     _WhichOneofReturnType__max_inflight_handshakes: _TypeAlias = _typing.Literal["max_inflight_handshakes"]  # noqa: Y015
@@ -428,6 +438,8 @@ class PhantomConfig(_message.Message):
     _WhichOneofArgType__session_recv_window: _TypeAlias = _typing.Literal["_session_recv_window", b"_session_recv_window"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bulk_chunk) -> _WhichOneofReturnType__bulk_chunk | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__faketls_version) -> _WhichOneofReturnType__faketls_version | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__frame_cap) -> _WhichOneofReturnType__frame_cap | None: ...
     @_typing.overload

@@ -343,6 +343,10 @@ extension V1 {
         /// Folder, on the host of the core, for an event log (qlog) of each session. Empty: as its environment says,
         /// and none if that says nothing.
         public var qlogDir: String = ""
+        /// Server name that a FakeTLS leg shows; both ends must have the same. Empty: the default.
+        public var faketlsSni: String = ""
+        /// Version in the headers of the records of a FakeTLS leg; both ends must have the same.
+        public var faketlsVersion: UInt32?
         /// Fields that this version does not know.
         public var unknownFields = UnknownFields()
 
@@ -378,7 +382,9 @@ extension V1 {
             silenceFloor: WireDuration? = nil,
             maxInflightHandshakes: UInt32? = nil,
             maxInflightPerSource: UInt32? = nil,
-            qlogDir: String = ""
+            qlogDir: String = "",
+            faketlsSni: String = "",
+            faketlsVersion: UInt32? = nil
         ) {
             self.preset = preset
             self.keepaliveInterval = keepaliveInterval
@@ -408,6 +414,8 @@ extension V1 {
             self.maxInflightHandshakes = maxInflightHandshakes
             self.maxInflightPerSource = maxInflightPerSource
             self.qlogDir = qlogDir
+            self.faketlsSni = faketlsSni
+            self.faketlsVersion = faketlsVersion
         }
 
         /// See ``WireMessage``.
@@ -443,6 +451,8 @@ extension V1 {
                 case 296: self.maxInflightHandshakes = try reader.read(WireUInt32.self)
                 case 304: self.maxInflightPerSource = try reader.read(WireUInt32.self)
                 case 314: self.qlogDir = try reader.read(WireString.self)
+                case 322: self.faketlsSni = try reader.read(WireString.self)
+                case 328: self.faketlsVersion = try reader.read(WireUInt32.self)
                 default: try reader.keep(tag, in: &unknownFields)
                 }
             }
@@ -478,6 +488,8 @@ extension V1 {
             writer.write(296, self.maxInflightHandshakes, present: WireUInt32.self)
             writer.write(304, self.maxInflightPerSource, present: WireUInt32.self)
             writer.write(314, self.qlogDir, WireString.self)
+            writer.write(322, self.faketlsSni, WireString.self)
+            writer.write(328, self.faketlsVersion, present: WireUInt32.self)
             writer.write(unknownFields)
         }
 
@@ -511,6 +523,8 @@ extension V1 {
             text.field("maxInflightHandshakes", self.maxInflightHandshakes, present: WireUInt32.self)
             text.field("maxInflightPerSource", self.maxInflightPerSource, present: WireUInt32.self)
             text.field("qlogDir", self.qlogDir, WireString.self)
+            text.field("faketlsSni", self.faketlsSni, WireString.self)
+            text.field("faketlsVersion", self.faketlsVersion, present: WireUInt32.self)
         }
     }
 }

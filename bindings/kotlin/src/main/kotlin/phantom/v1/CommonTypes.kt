@@ -312,6 +312,10 @@ public data class PhantomConfig(
      * none if that says nothing.
      */
     public val qlogDir: String = "",
+    /** Server name that a FakeTLS leg shows; both ends must have the same. Empty: the default. */
+    public val faketlsSni: String = "",
+    /** Version in the headers of the records of a FakeTLS leg; both ends must have the same. */
+    public val faketlsVersion: UInt? = null,
 )
 
 /** One step of the proof of work that a loaded listener demands. */

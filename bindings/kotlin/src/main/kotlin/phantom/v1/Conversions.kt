@@ -110,6 +110,8 @@ internal fun phantom.v1.wire.PhantomConfig.toFacade(): PhantomConfig {
         maxInflightHandshakes = if (wire.hasMaxInflightHandshakes()) wire.maxInflightHandshakes.toUInt() else null,
         maxInflightPerSource = if (wire.hasMaxInflightPerSource()) wire.maxInflightPerSource.toUInt() else null,
         qlogDir = wire.qlogDir,
+        faketlsSni = wire.faketlsSni,
+        faketlsVersion = if (wire.hasFaketlsVersion()) wire.faketlsVersion.toUInt() else null,
     )
 }
 
@@ -143,6 +145,8 @@ internal fun PhantomConfig.toWire(): phantom.v1.wire.PhantomConfig {
     this.maxInflightHandshakes?.let { wire.setMaxInflightHandshakes(it.toInt()) }
     this.maxInflightPerSource?.let { wire.setMaxInflightPerSource(it.toInt()) }
     wire.setQlogDir(this.qlogDir)
+    wire.setFaketlsSni(this.faketlsSni)
+    this.faketlsVersion?.let { wire.setFaketlsVersion(it.toInt()) }
     return wire.build()
 }
 
