@@ -78,7 +78,10 @@ class UpgradePolicy:
         """Is a page of ``origin`` let in by a server that was addressed as ``host``?"""
         if "*" in self.origins or origin in self.origins:
             return True
-        return urlsplit(origin).netloc.lower() == host.lower() != ""
+        try:
+            return urlsplit(origin).netloc.lower() == host.lower() != ""
+        except ValueError:  # brackets that hold no address
+            return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,7 @@ REFUSED = {
     "short key": (head(Sec_WebSocket_Key="c2hvcnQ="), 400, "key"),
     "key with spare bits": (head(Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZR=="), 400, "key"),
     "foreign page": (head(Origin="https://evil.example"), 403, "origin"),
+    "page whose origin is no address": (head(Origin="http://["), 403, "origin"),
     "page without a host": (head(Origin="null"), 403, "origin"),
     "page whose host only begins the same": (head(Origin="http://server.example:80800"), 403, "origin"),
     "a body": (head(Content_Length="5"), 400, "body"),
