@@ -19,3 +19,5 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 # shellcheck disable=SC2086  # several words are meant
 apt-get install -y -qq --no-install-recommends $wanted >/dev/null
+# certificates that were put on this machine by hand: the JDK keeps a list of its own
+if command -v update-ca-certificates >/dev/null 2>&1; then update-ca-certificates --fresh >/dev/null 2>&1 || true; fi

@@ -12,7 +12,7 @@ set -euo pipefail
 # These very versions, or none: another compiler or gRPC is a change to be made here, and tested.
 PACKAGES=(swiftlang=6.0.3-2 libswiftlang=6.0.3-2 libgrpc-dev=1.51.1-6 libc6-dev libstdc++-14-dev patchelf)
 SUITE=trixie
-RECIPE=6.0.3-grpc-1.51.1-1 # names the folder: raise the last number with every change to what this script makes
+RECIPE=6.0.3-grpc-1.51.1-2 # names the folder: raise the last number with every change to what this script makes
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
 say() { printf 'install-swift: %s\n' "$*" >&2; }
@@ -93,7 +93,8 @@ find "$PREFIX/usr/libexec/swift/lib" -type f -name '*.so*' | while read -r file;
   patchelf --set-rpath "${before:+$before:}$libraries" "$file"
 done
 # Every link goes through clang, which reads this: what is built takes them, too. RPATH, not RUNPATH: it also holds for libraries of libraries.
-printf '%s\n' --sysroot="$PREFIX" -Wl,--dynamic-linker="$loader" -Wl,--disable-new-dtags -Wl,-rpath,"$libraries" \
+# The linker is the toolchain's own: a machine without a compiler has none.
+printf '%s\n' --sysroot="$PREFIX" -fuse-ld=lld -Wl,--dynamic-linker="$loader" -Wl,--disable-new-dtags -Wl,-rpath,"$libraries" \
   -Wno-unused-command-line-argument | tee "$programs/clang.cfg" >"$programs/clang++.cfg"
 
 # shellcheck disable=SC1090,SC2016
