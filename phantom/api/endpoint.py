@@ -15,7 +15,7 @@ __all__ = ["LEGS_BUILT", "Address", "is_wildcard", "parse_address", "resolve_tar
 _LEGS: Final = ("tcp", "udp", "kcp", "faketls", "ws", "wss")
 LEGS_BUILT: Final = ("tcp", "faketls", "ws", "wss")
 _SCHEME = re.compile(r"^([a-z][a-z0-9+]*)://")
-_HOST_PORT = re.compile(r"^(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\[\]:/@?#\s]*)):([0-9]{1,5})(/[^\s?#]*)?$")
+_HOST_PORT = re.compile(r"^(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\[\]:/@?#\s]*)):([0-9]{1,5})(/[!\x22$->@-~]*)?$")
 
 
 @dataclass(frozen=True, slots=True)

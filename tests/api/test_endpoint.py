@@ -43,6 +43,8 @@ def test_forms(text: str, address: Address) -> None:
         "h:-1",
         "h:1x",
         "::1:1",
+        "ws://h:1/é",
+        "ws://h:1/a?b",
         "http://h:1",
         "tcp://",
         "tcp://h:1/path",
