@@ -106,11 +106,13 @@ async def test_a_receiver_that_stops_stops_the_sender() -> None:
 async def test_an_owner_that_pauses_within_a_window_gets_the_rest_later() -> None:
     class Slow(Owner):
         def leg_received(self, buf: bytearray, view: memoryview, start: int, end: int) -> int:
+            asked_in_pause.append(there._paused)
             at = super().leg_received(buf, view, start, end)
             if at > start:
                 there.pause()
             return at
 
+    asked_in_pause: list[bool] = []
     slow = Slow(read_size=1)  # one window holds one record or a few
     messages = [bytes([n]) * 40_000 for n in range(20)]
     async with pair(server=slow) as (here, one, there, _):
@@ -120,6 +122,7 @@ async def test_an_owner_that_pauses_within_a_window_gets_the_rest_later() -> Non
                 await slow.until(lambda: there._paused)
                 there.resume()
         assert slow.frames == messages
+        assert not any(asked_in_pause)
 
 
 async def test_what_the_owner_left_is_offered_again_and_to_a_new_owner() -> None:
