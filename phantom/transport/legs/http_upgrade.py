@@ -217,6 +217,8 @@ def accept_key(key: str) -> str:
 
 def request(host: str, path: str, nonce: bytes) -> tuple[bytes, str]:
     """The request for ``path`` at ``host`` (HOST:PORT), and the key in it, made of ``nonce`` (16 bytes)."""
+    if not host.isascii():  # as the resolver has asked for it
+        host = host.encode("idna").decode("ascii")
     key = base64.b64encode(nonce).decode("ascii")
     lines = [
         f"GET {path} HTTP/1.1",

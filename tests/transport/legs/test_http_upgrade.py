@@ -177,3 +177,8 @@ def test_accept_keys_are_those_of_an_independent_library() -> None:
     from websockets.utils import accept_key
 
     assert http.accept_key(KEY) == accept_key(KEY)
+
+
+def test_a_host_that_is_not_ascii_is_named_as_the_resolver_knows_it() -> None:
+    said, _ = request("münchen.example:443", "/phantom", bytes(16))
+    assert b"\r\nHost: xn--mnchen-3ya.example:443\r\n" in said
