@@ -605,6 +605,9 @@ class SessionCore:
     def close_stream(self, stream: Stream, now: float) -> None:
         """Closed: only what can still be read, and a tombstone, stay."""
         self.move_stream(stream, StreamTrigger.SETTLED)
+        stream.charge -= stream.reassembly.charged
+        stream.reassembly.drop()  # after a reset over gaps it still says which indices came
+        self.recount_stream(stream)
         self.stream_table().close(stream, now)
         if self.flying is not None:
             self.flying.pop(stream, None)

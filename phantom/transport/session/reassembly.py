@@ -43,6 +43,7 @@ class Reassembly:
 
     __slots__ = (
         "_announcements",
+        "_discards",
         "_highs",
         "_lows",
         "_max_bytes",
@@ -68,6 +69,7 @@ class Reassembly:
         self._highs: list[int] = _EMPTY
         self.fin_index: int | None = None
         self._announcements = announcements
+        self._discards = False  # the peer reset its half: indices are still acknowledged, their bytes dropped
         self._max_segments = max_segments
         self._max_bytes = max_bytes
         self._ready: list[bytes] = _NOTHING
@@ -102,10 +104,12 @@ class Reassembly:
         """The peer abandoned its half after ``final_index`` indices (§15.6); False if that contradicts what came."""
         if final_index < self.top or (self.fin_index is not None and final_index <= self.fin_index):
             return False
+        self._discards = True
         self.fin_index = final_index - 1
-        self.next_index = final_index  # all below is known, or no longer wanted: acknowledged when it comes
+        self.stored = 0
         self._ready = _NOTHING
-        self.drop()
+        if self.store is not None:
+            self.store = dict.fromkeys(self.store, b"")
         return True
 
     def segment(self, index: int, data: bytes, *, room: int, fin: bool = False) -> Verdict:
@@ -119,6 +123,8 @@ class Reassembly:
             return self._known(index, fin)
         if self._breaks_a_rule(index, data, fin):
             return Verdict.VIOLATION
+        if self._discards:
+            data = b""
         if data and self.stored >= room:
             return Verdict.REFUSED
         if index != self.next_index and not self._has_room(len(data)):
