@@ -226,3 +226,14 @@ MAX_LEASE_STREAMS: Final = 2048
 
 # --- event log (local) ----------------------------------------------------------------------------------------------
 QLOG_BUFFER: Final = 1 * MiB  # of one session's event log that waits for the disk
+
+# --- phantom forward (docs/protocol/FORWARD.md) --------------------------------------------------------------------
+FORWARD_NAME_MAX: Final = 64
+FORWARD_CONNECTIONS: Final = 2048  # of one server or client, all sessions together
+FORWARD_OPENING_TIMEOUT: Final = 10.0  # s until a stream has named its target
+FORWARD_CONNECT_TIMEOUT: Final = 10.0  # s for the target to accept
+FORWARD_ANSWER_TIMEOUT: Final = 30.0  # s until the server has answered the opening message
+FORWARD_PATIENCE: Final = 15.0  # s that a connection waits for a session
+FORWARD_BACKOFF_FIRST: Final = 0.25  # s before the second attempt at a session; doubles
+FORWARD_BACKOFF_MOST: Final = 10.0
+FORWARD_REST: Final = 5.0  # s for what an ended session had delivered to reach the sockets

@@ -21,6 +21,10 @@ BytesLike = bytes | bytearray | memoryview
 
 _MAX_CODE = 0xFFFF
 _MAX_PRIORITY = 0xFFFFFFFF
+# What moves sockets' bytes keeps to these: even with every stream stalled there is room in the send buffer.
+_CROWDED = limits.SEND_BUFFER_CAP // 4
+_PIECE = 64 * limits.KiB
+_CROWDED_PIECE = limits.SEND_BUFFER_CAP // (2 * limits.MAX_STREAMS)
 
 
 def own(data: BytesLike) -> bytes:
@@ -230,6 +234,21 @@ class PhantomStream:
         if chunk is None:
             self._read_out = True
         return chunk
+
+    async def _turn(self) -> int:
+        """Waits while this stream has so much unsent that it would be in the way of others; the bytes to send next.
+
+        For those who move bytes between a stream and a socket: one that the peer does not read never fills the send
+        buffer of the session (4 MiB), which all streams share.
+        """
+        driver, stream = self._driver, self._stream
+        conn = driver.conn
+        while not (stream.write_ended or conn.phase.over):  # the write itself will say how
+            crowded, unsent = conn.queued > _CROWDED, stream.unsent
+            if not unsent or (unsent < limits.STREAM_READ_MOST and not crowded):
+                return _CROWDED_PIECE if crowded else _PIECE
+            await driver.acknowledged.wait(Deadline(driver.runtime, None), "the peer reads nothing")
+        return _PIECE
 
     def _set_priority(self, priority: int) -> None:
         self._driver.set_priority(self._stream, check_priority(priority))

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import phantom
-from phantom.cli import demo, keys, ping, serve, sidecar, simulate, version
+from phantom.cli import demo, forward, keys, ping, serve, sidecar, simulate, version
 from phantom.cli.failures import EXIT_INTERRUPTED, UsageError, report
 from phantom.cli.screen import Screen
 
@@ -101,6 +101,8 @@ app.command("keygen")(keys.keygen)
 app.command("pubkey")(keys.pubkey)
 app.command("ping")(ping.ping)
 app.command("serve")(serve.serve)
+app.command("forward")(forward.forward)
+app.command("pipe")(forward.pipe)
 app.command("sidecar")(sidecar.sidecar)
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)

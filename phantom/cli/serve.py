@@ -16,9 +16,11 @@ from phantom.cli.logging_options import LogFilter, LogJson, configure
 from phantom.cli.options import Json
 from phantom.cli.screen import Screen
 from phantom.config import PhantomConfig
+from phantom.errors import ConfigError
 from phantom.limits import MAX_SESSIONS, MAX_SESSIONS_PER_SOURCE
 from phantom.server.certificates import server_context
-from phantom.server.handlers import load_handler
+from phantom.server.forward_serving import ForwardHandler, check_exposed, parse_targets
+from phantom.server.handlers import Handler, load_handler
 from phantom.server.keys import SYSTEM_KEY_FILE
 from phantom.server.logs import DEFAULT_FILTER
 from phantom.server.service import Server, ServerSettings
@@ -95,6 +97,24 @@ def serve(
             help="What sessions are for: echo, or an installed one.",
         ),
     ] = "echo",
+    forward_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--forward-to",
+            envvar="PHANTOM_FORWARD_TO",
+            metavar="[NAME=]PLACE",
+            help="Carry clients' connections to this HOST:PORT or unix:PATH, in place of a handler; repeatable,"
+            " the first is the default one.",
+        ),
+    ] = None,
+    allow_anyone: Annotated[
+        bool,
+        typer.Option(
+            "--allow-anyone",
+            envvar="PHANTOM_ALLOW_ANYONE",
+            help="Let --forward-to be reached from other machines without --authorized-clients.",
+        ),
+    ] = False,
     max_sessions: Annotated[
         int,
         typer.Option(
@@ -126,11 +146,12 @@ def serve(
     """
     screen = Screen(as_json=as_json)
     authorized = None if authorized_clients is None else AuthorizedClients.from_file(authorized_clients)
+    addresses = (bind, *(url for urls in leg or () for url in urls.split(",") if url))
     with as_usage():
         settings = ServerSettings(
-            addresses=(bind, *(url for urls in leg or () for url in urls.split(",") if url)),
+            addresses=addresses,
             key_file=signing_key_file,
-            handler=load_handler(handler),
+            handler=_handler(handler, forward_to, addresses, authorized is not None or allow_anyone),
             advertise=advertise,
             reuse_port=reuse_port,
             authorized=authorized,
@@ -145,3 +166,14 @@ def serve(
         screen.result({"urls": urls, "pid": os.getpid()}, *(Text(url, "bold green") for url in urls))
 
     asyncio.run(serve_until_signal(settings, ready))
+
+
+def _handler(name: str, forward_to: list[str] | None, addresses: tuple[str, ...], known: bool) -> Handler:
+    """What sessions are for. ConfigError and ValidationError; also if anybody could reach what is forwarded to."""
+    if not forward_to:
+        return load_handler(name)
+    if name != "echo":
+        raise ConfigError("give --handler or --forward-to, not both")
+    targets = parse_targets(forward_to)
+    check_exposed(addresses, allowed=known)
+    return ForwardHandler(targets)

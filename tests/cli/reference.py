@@ -30,7 +30,7 @@ def table(command: Any) -> str:
         if "--help" in parameter.opts:
             continue
         option = isinstance(parameter.opts[0], str) and parameter.opts[0].startswith("-")
-        name = ", ".join(f"`{opt}`" for opt in parameter.opts) if option else "`TARGET`"
+        name = ", ".join(f"`{opt}`" for opt in parameter.opts) if option else f"`{parameter.metavar}`"
         if option and not parameter.is_flag:
             name = f"{name[:-1]} {parameter.metavar}`"
         variables = [parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or []
