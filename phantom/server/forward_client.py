@@ -208,6 +208,9 @@ class ForwardClient:
                 self._was_reset(error)
         except (PhantomError, OSError) as error:
             self._was_reset(error)
+        except asyncio.CancelledError:
+            self.status.reset += 1  # with its session, or at the end
+            raise
 
     def _was_reset(self, error: Exception) -> None:
         self.status.reset += 1
@@ -259,9 +262,7 @@ class ForwardClient:
             try:
                 session = await self._connect()
             except HandshakeError as error:
-                if not error.retryable:
-                    if not self.failed.done():
-                        self.failed.set_exception(error)
+                if self._fatal(error):
                     raise
                 problem: Exception = error
             except PhantomError as error:
@@ -272,6 +273,14 @@ class ForwardClient:
             logger.warning("no session with the server, next attempt in %.3g s: %s", pause, problem)
             await asyncio.sleep(pause)
             pause = min(2 * pause, limits.FORWARD_BACKOFF_MOST)
+
+    def _fatal(self, error: PhantomError | None) -> bool:
+        """Whether another attempt would end the same way; ``failed`` tells the owner."""
+        if not isinstance(error, HandshakeError) or error.retryable:
+            return False
+        if not self.failed.done():
+            self.failed.set_exception(error)
+        return True
 
     def _adopt(self, session: PhantomSession) -> None:
         link = _Link(session)
@@ -289,7 +298,7 @@ class ForwardClient:
         self.status.sessions = len(self._links)
         error = link.session.last_error()
         self._not_before = asyncio.get_running_loop().time() + self._backoff
-        if not ended or error is not None:
+        if not self._fatal(error) and (not ended or error is not None):
             logger.warning("a session has ended: %s", error or "the server closed it")
             if self._server is not None and self._server.is_serving() and not any(one.usable for one in self._links):
                 self._begin()

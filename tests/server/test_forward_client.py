@@ -208,6 +208,15 @@ async def refused(client: ForwardClient) -> None:
         writer.close()
 
 
+async def refused_or_reset(client: ForwardClient) -> None:
+    """A connection that says something and is reset."""
+    reader, writer = await opened(client)
+    writer.write(b"x")
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.close()
+
+
 async def test_a_target_that_is_down(key: phantom.HybridSigningKey, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(key, closed_port()) as server, forwarding(server.urls[0]) as client:
         await refused(client)
@@ -405,6 +414,10 @@ async def test_an_identity_that_is_taken_off_the_list_ends_the_client(
         with pytest.raises(phantom.ClientAuthError):
             async with forwarding(server.urls[0], identity=phantom.generate_signing_key()):
                 pass
+        async with forwarding(server.urls[0], rest=0.0) as client:  # with none it learns so from the end of its session
+            await refused_or_reset(client)
+            with pytest.raises(phantom.ClientAuthError):
+                await client.failed
         async with forwarding(server.urls[0], identity=own, backoff=0.0, rest=0.0) as client:
             assert await exchanged(client, b"in") == b"in"
             held, writer = await opened(client)
