@@ -84,20 +84,16 @@ async def test_named_targets(key: phantom.HybridSigningKey) -> None:
 
 
 async def test_a_web_server(key: phantom.HybridSigningKey) -> None:
-    class Pages(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def do_post(self: Any) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[::-1])
 
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[::-1])
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    silent = {"do_POST": do_post, "protocol_version": "HTTP/1.1", "log_message": lambda *_: None}
+    pages = type("Pages", (http.server.BaseHTTPRequestHandler,), silent)
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), pages)
     threading.Thread(target=web.serve_forever).start()
 
     def requests(place: str) -> list[bytes]:
@@ -393,6 +389,7 @@ async def test_a_session_that_runs_out_of_ids_has_a_successor(
         for _ in range(6):
             assert await exchanged(client, b"x") == b"x"
         assert client._links[-1].session is not first
+        assert first._driver.conn.table._next_own == 11  # those after the ninth id went to the successor
         writer.write(b"b")
         assert await held.readexactly(1) == b"b"  # the first goes on as long as it is needed
         assert first.state is phantom.ConnectionState.CONNECTED
