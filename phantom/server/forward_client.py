@@ -20,7 +20,7 @@ from phantom import limits
 from phantom.api.session import PhantomSession
 from phantom.api.stream import PhantomStream
 from phantom.errors import HandshakeError, NetworkError, PhantomError, PhantomTimeoutError, StreamResetError
-from phantom.server.forward_wire import REASONS, Place, Reset, abort_socket, check_name, opening, splice
+from phantom.server.forward_wire import REASONS, Place, Reset, abort_socket, check_name, ended, opening, splice
 
 __all__ = ["ForwardClient", "Status", "open_forwarded", "refusal"]
 
@@ -192,6 +192,7 @@ class ForwardClient:
             stream = await self._stream()
         except PhantomError as error:
             self._refused(writer, "no_session", str(error))
+            await ended(writer)
             return
         except BaseException:
             abort_socket(writer)
@@ -292,13 +293,13 @@ class ForwardClient:
         """Takes a session out when it has ended: its connections get what had arrived, then they are reset."""
         async for _ in link.session.events():
             pass
-        ended = link.over
+        expected = link.over
         link.over = True
         self._links.remove(link)
         self.status.sessions = len(self._links)
         error = link.session.last_error()
         self._not_before = asyncio.get_running_loop().time() + self._backoff
-        if not self._fatal(error) and (not ended or error is not None):
+        if not self._fatal(error) and (not expected or error is not None):
             logger.warning("a session has ended: %s", error or "the server closed it")
             if self._server is not None and self._server.is_serving() and not any(one.usable for one in self._links):
                 self._begin()

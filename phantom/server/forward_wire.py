@@ -11,6 +11,7 @@ import re
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -27,6 +28,7 @@ __all__ = [
     "Reset",
     "abort_socket",
     "check_name",
+    "ended",
     "opening",
     "read_opening",
     "reset_of",
@@ -138,6 +140,12 @@ def abort_socket(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+async def ended(writer: asyncio.StreamWriter) -> None:
+    """Waits, a turn or so, for the end of an aborted connection; asyncio reports an error that nobody asked for."""
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
 async def splice(
     stream: PhantomStream,
     reader: asyncio.StreamReader,
@@ -190,6 +198,7 @@ async def splice(
         stream.reset(code.value)
         stream.stop(code.value)
         abort_socket(writer)
+        await ended(writer)
         raise
     finally:
         for half in halves:

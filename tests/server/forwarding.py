@@ -11,7 +11,7 @@ from typing import Any
 import phantom
 from phantom.server.forward_client import ForwardClient
 from phantom.server.forward_serving import ForwardHandler, parse_targets
-from phantom.server.forward_wire import Place
+from phantom.server.forward_wire import Place, ended
 from phantom.server.service import Server, ServerSettings
 from tests.calm import turns
 
@@ -45,7 +45,7 @@ async def service(serve: Serve = echo, **options: Any) -> AsyncIterator[str]:
         await turns()
         for writer in writers:
             writer.transport.abort()
-        await turns()
+            await ended(writer)
 
 
 @asynccontextmanager

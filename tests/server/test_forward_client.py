@@ -19,7 +19,7 @@ import pytest
 import phantom
 from phantom.server import forward_client
 from phantom.server.forward_client import ForwardClient
-from phantom.server.forward_wire import Place
+from phantom.server.forward_wire import Place, ended
 from tests.calm import open_descriptors, reset, until
 from tests.server.forwarding import exchanged, forwarding, opened, service, serving
 from tests.server.test_forward_serving import closed_port
@@ -52,6 +52,7 @@ async def test_the_answer_may_begin_after_the_question_has_ended(key: phantom.Hy
     async def counts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(str(len(await reader.read())).encode())
         writer.close()
+        await ended(writer)
 
     async with service(counts) as target, serving(key, target) as server, forwarding(server.urls[0]) as client:
         assert await exchanged(client, bytes(1_000_000)) == b"1000000"
@@ -62,6 +63,7 @@ async def test_a_service_that_speaks_first(key: phantom.HybridSigningKey) -> Non
         writer.write(b"SSH-2.0-x\r\n")
         writer.write(b"got " + await reader.readline())
         writer.close()
+        await ended(writer)
 
     async with service(greets) as target, serving(key, target) as server, forwarding(server.urls[0]) as client:
         reader, writer = await opened(client)
@@ -69,12 +71,14 @@ async def test_a_service_that_speaks_first(key: phantom.HybridSigningKey) -> Non
         writer.write(b"hi\n")
         assert await reader.read() == b"got hi\n"
         writer.close()
+        await ended(writer)
 
 
 async def test_named_targets(key: phantom.HybridSigningKey) -> None:
     async def says(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"second")
         writer.close()
+        await ended(writer)
 
     async with service() as first, service(says) as second, serving(key, f"a={first}", f"b={second}") as server:
         async with forwarding(server.urls[0], "b") as client:
@@ -137,6 +141,7 @@ async def test_unix_sockets_at_both_ends(key: phantom.HybridSigningKey, tmp_path
 async def _shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write((await reader.read()).upper())
     writer.close()
+    await ended(writer)
 
 
 async def test_a_dead_socket_in_its_place_is_replaced(key: phantom.HybridSigningKey, tmp_path: Path) -> None:
@@ -172,26 +177,28 @@ async def test_a_reset_by_the_service_reaches_the_client(key: phantom.HybridSign
         with pytest.raises(ConnectionResetError):
             await reader.read()
         writer.close()
+        await ended(writer)
         await until(lambda: client.status.reset == 1)
 
 
 async def test_a_reset_by_the_client_reaches_the_service(key: phantom.HybridSigningKey) -> None:
-    ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def waits(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"x")
         try:
             await reader.read()
-            ended.set_result("end")
+            end.set_result("end")
         except ConnectionResetError:
-            ended.set_result("reset")
+            end.set_result("reset")
         writer.close()
+        await ended(writer)
 
     async with service(waits) as target, serving(key, target) as server, forwarding(server.urls[0]) as client:
         reader, writer = await opened(client)
         await reader.readexactly(1)
         reset(writer.get_extra_info("socket"), writer.transport.abort)
-        assert await ended == "reset"
+        assert await end == "reset"
         await until(lambda: client.status.reset == 1)
 
 
@@ -202,6 +209,7 @@ async def refused(client: ForwardClient) -> None:
         with pytest.raises(ConnectionResetError):
             await reader.read()
         writer.close()
+        await ended(writer)
 
 
 async def refused_or_reset(client: ForwardClient) -> None:
@@ -211,6 +219,7 @@ async def refused_or_reset(client: ForwardClient) -> None:
     with pytest.raises(ConnectionResetError):
         await reader.read()
     writer.close()
+    await ended(writer)
 
 
 async def test_a_target_that_is_down(key: phantom.HybridSigningKey, caplog: pytest.LogCaptureFixture) -> None:
@@ -233,6 +242,7 @@ async def test_more_connections_than_allowed(key: phantom.HybridSigningKey) -> N
         writer.write(b"b")
         assert await reader.readexactly(1) == b"b"
         writer.close()
+        await ended(writer)
 
 
 async def test_a_server_that_does_not_forward(key: phantom.HybridSigningKey, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,6 +279,7 @@ async def test_500_connections_at_once(key: phantom.HybridSigningKey) -> None:
         assert client.status.sessions >= 2  # one session has 256 streams
         for _, writer in ends:
             writer.close()
+            await ended(writer)
         await until(lambda: not client.status.connections and client.status.sessions == 1)
         assert (client.status.refused, client.status.reset) == (0, 0)
 
@@ -300,6 +311,7 @@ async def test_those_who_do_not_read_hold_up_nobody_and_memory_is_bounded(key: p
         if await reader.readexactly(1) == b"e":
             writer.write(await reader.read())
             writer.close()
+            await ended(writer)
             return
         with contextlib.suppress(OSError):
             while not release.is_set():
@@ -344,6 +356,7 @@ async def test_connections_of_a_dead_session_are_reset_and_new_ones_get_another(
             with pytest.raises(ConnectionResetError):
                 await held.read()
             writer.close()
+            await ended(writer)
             assert await exchanged(client, b"again") == b"again"
             assert client.status.reset == 1
 
@@ -396,6 +409,7 @@ async def test_a_session_that_runs_out_of_ids_has_a_successor(
         writer.write_eof()
         assert await held.read() == b""
         writer.close()
+        await ended(writer)
         await until(lambda: first.state is phantom.ConnectionState.CLOSED and len(client._links) == 1)
         assert (client.status.refused, client.status.reset) == (0, 0)
 
@@ -426,6 +440,7 @@ async def test_an_identity_that_is_taken_off_the_list_ends_the_client(
             with pytest.raises(ConnectionResetError):
                 await held.read()
             writer.close()
+            await ended(writer)
 
 
 async def test_the_end_waits_for_connections_and_then_resets_them(key: phantom.HybridSigningKey) -> None:
@@ -440,6 +455,7 @@ async def test_the_end_waits_for_connections_and_then_resets_them(key: phantom.H
         assert await held.read() == b"b"
         await ending
         writer.close()
+        await ended(writer)
     async with service() as target, serving(key, target) as server:
         async with forwarding(server.urls[0]) as client:
             held, writer = await opened(client)
@@ -448,3 +464,4 @@ async def test_the_end_waits_for_connections_and_then_resets_them(key: phantom.H
         with pytest.raises(ConnectionResetError):
             await held.read()
         writer.close()
+        await ended(writer)
