@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "bindings" / "wasm"
 DIST = HERE / "dist"
 BUDGET = HERE / "size-budget.json"
+OLDEST_NODE = 20  # Debian 12 has 18
 
 
 def not_run(why: str) -> NoReturn:
@@ -41,6 +42,10 @@ def install() -> None:
     """What package-lock.json names, if it is not there yet."""
     if not (shutil.which("node") and shutil.which("npm")):
         not_run("there is no node and npm; as root: sh bindings/wasm/install-tools.sh")
+    told = subprocess.run(["node", "--version"], check=False, capture_output=True, text=True).stdout.strip()
+    major = told.removeprefix("v").partition(".")[0]
+    if not major.isdigit() or int(major) < OLDEST_NODE:
+        not_run(f"Node {OLDEST_NODE} or newer is needed, and this is {told or 'none'}")
     lock, done = HERE / "package-lock.json", HERE / "node_modules" / ".installed"
     if done.exists() and done.read_bytes() == lock.read_bytes():
         return
