@@ -40,9 +40,10 @@ def run(*command: str) -> None:
 
 def install() -> None:
     """What package-lock.json names, if it is not there yet."""
-    if not (shutil.which("node") and shutil.which("npm")):
+    node = shutil.which("node")
+    if node is None or shutil.which("npm") is None:
         not_run("there is no node and npm; as root: sh bindings/wasm/install-tools.sh")
-    told = subprocess.run(["node", "--version"], check=False, capture_output=True, text=True).stdout.strip()
+    told = subprocess.run([node, "--version"], check=False, capture_output=True, text=True).stdout.strip()
     major = told.removeprefix("v").partition(".")[0]
     if not major.isdigit() or int(major) < OLDEST_NODE:
         not_run(f"Node {OLDEST_NODE} or newer is needed, and this is {told or 'none'}")
