@@ -17,7 +17,7 @@ from phantom.cli.app import app, run
 from phantom.errors import NetworkError
 from tests.cli.conftest import MODULE, Invoke, Start
 
-COMMANDS = {"keygen", "pubkey", "ping", "serve", "sidecar", "demo", "simulate", "version"}
+COMMANDS = {"forward", "pipe", "keygen", "pubkey", "ping", "serve", "sidecar", "demo", "simulate", "version"}
 
 
 def test_the_commands() -> None:
