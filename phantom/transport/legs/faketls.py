@@ -48,7 +48,7 @@ class Disguise:
 class FakeTlsLeg(LayeredLeg):
     """Frames in what looks like TLS records over the connection ``lower``. All calls in the thread of its loop."""
 
-    __slots__ = ("_disguise", "_open", "_opener", "_runtime", "_said", "_sealer", "_sent", "_timer", "_unread")
+    __slots__ = ("_disguise", "_open", "_opener", "_runtime", "_said", "_sealer", "_sent", "_timer")
 
     def __init__(self, lower: Leg, disguise: Disguise, runtime: LegRuntime, *, client: bool) -> None:
         super().__init__(lower, "faketls")
@@ -61,7 +61,6 @@ class FakeTlsLeg(LayeredLeg):
             self._said, self._sent = client_hello(disguise.sni, disguise.version, disguise.rng, disguise.provider)
         self._open = False  # the hellos are over
         self._timer: Timer | None = None
-        self._unread: bytearray | None = None  # what the owner has not taken, the start of a frame
 
     def start(self, owner: LegOwner) -> None:
         """Begins to read; a client sends its hello."""
@@ -76,7 +75,6 @@ class FakeTlsLeg(LayeredLeg):
         if linger and not self._lost:
             self._lower.flush()
         super().close(linger=linger)
-        self._unread = None
 
     def _late(self) -> None:
         self._timer = None
@@ -91,7 +89,6 @@ class FakeTlsLeg(LayeredLeg):
 
     def _fail(self, error: PhantomError, *, linger: bool = False) -> None:
         self._forget_timer()
-        self._unread = None
         super()._fail(error, linger=linger)
 
     def leg_lost(self, error: PhantomError | None) -> None:
@@ -145,7 +142,7 @@ class FakeTlsLeg(LayeredLeg):
         length = self._opener.length(buf, at, end)
         if not length or end - at < length:
             return at
-        rest, self._unread = self._unread, None
+        rest, self._rest = self._rest, None
         window, size, room = read_window(rest, self.read_size)
         to, stop = size, size + room
         failure: NetworkError | None = None
@@ -157,31 +154,13 @@ class FakeTlsLeg(LayeredLeg):
         except NetworkError as error:
             failure = error  # what came before it is the owner's all the same
         if to > size:
-            self._deliver(window[0], window[1], to)
+            self._hand(window[0], window[1], 0, to)
         elif rest is not None:
-            self._unread = rest
+            self._rest = rest
         WINDOW.give(window)
         if failure is not None:
             raise failure
         return at
-
-    def _deliver(self, buf: bytearray, view: memoryview, end: int) -> None:
-        at = 0
-        while self.owner is not None and not self._lost:
-            owner = self.owner
-            at = owner.leg_received(buf, view, at, end)
-            if self.owner is owner:  # a new owner takes what the old one left
-                break
-        if at < end and not self._lost:
-            self._unread = buf[at:end]
-
-    def _again(self) -> bool:
-        """What the owner could not take is offered again; what is opened next comes behind it."""
-        unread = self._unread
-        if unread is not None and not self._paused:
-            self._unread = None
-            self._deliver(unread, memoryview(unread), len(unread))
-        return self._unread is None
 
     # --- sending ----------------------------------------------------------------------------------------------------
 

@@ -55,10 +55,10 @@ class LayeredLeg:
             self._lower.resume()
 
     def _again(self) -> bool:
-        """Hands the owner what it left before; False if it still leaves some."""
+        """Hands the owner what it left before, unless it is paused; False if there is still some left."""
         rest = self._rest
-        if rest is None:
-            return True
+        if rest is None or self._paused:
+            return rest is None
         self._rest = None
         return self._hand(rest, memoryview(rest), 0, len(rest))
 

@@ -6,7 +6,6 @@ certificate is checked as the context says, the session's pin decides who the pe
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ssl
 from typing import cast
@@ -28,16 +27,14 @@ class TlsLeg(LayeredLeg):
     ``host`` is the name that a client asks for and checks; None makes it a server.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "_pending", "_ready", "_tls", "_unread", "on_open")
+    __slots__ = ("_incoming", "_outgoing", "_pending", "_ready", "_tls")
 
     def __init__(self, lower: Leg, context: ssl.SSLContext, host: str | None) -> None:
         super().__init__(lower, lower.name)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=host is None, server_hostname=host)
         self._ready = False  # the TLS handshake is over
-        self._unread: bytearray | None = None  # start of a frame of the owner's that is not complete
         self._pending = memoryview(b"")  # records that did not fit into the last batch
-        self.on_open: asyncio.Future[None] | None = None
 
     def start(self, owner: LegOwner) -> None:
         """Begins to read; a client sends its hello."""
@@ -78,8 +75,6 @@ class TlsLeg(LayeredLeg):
             self._fail(NetworkError(f"the TLS handshake failed: {_why(error)}"), linger=True)
             return
         self._ready = True
-        if self.on_open is not None and not self.on_open.done():
-            self.on_open.set_result(None)
         self._lower.flush()
         self._decrypt()
 
@@ -101,7 +96,7 @@ class TlsLeg(LayeredLeg):
 
     def _decrypt(self) -> None:
         while not self._lost and not self._paused:
-            rest, self._unread = self._unread, None
+            rest, self._rest = self._rest, None
             owner = self.owner
             window, size, room = read_window(rest, owner.read_size if owner is not None else _RECORD)
             buf, view = window
@@ -123,9 +118,9 @@ class TlsLeg(LayeredLeg):
                 failure = NetworkError(f"the TLS connection failed: {_why(error)}")
             more = end - size == room
             if end > size:
-                self._deliver(buf, view, end)
+                self._hand(buf, view, 0, end)
             elif rest is not None:
-                self._unread = rest
+                self._rest = rest
             WINDOW.give(window)
             if failure is not None:
                 self._fail(failure)
@@ -133,24 +128,6 @@ class TlsLeg(LayeredLeg):
                 self.leg_lost(None)
             if not more:
                 return
-
-    def _deliver(self, buf: bytearray, view: memoryview, end: int) -> None:
-        at = 0
-        while self.owner is not None and not self._lost:
-            owner = self.owner
-            at = owner.leg_received(buf, view, at, end)
-            if self.owner is owner:
-                break
-        if at < end and not self._lost:
-            self._unread = buf[at:end]
-
-    def _again(self) -> bool:
-        """What the owner could not take is offered again; what is decrypted next comes behind it."""
-        unread = self._unread
-        if unread is not None and not self._paused:
-            self._unread = None
-            self._deliver(unread, memoryview(unread), len(unread))
-        return self._unread is None
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
