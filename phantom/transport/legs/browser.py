@@ -19,6 +19,7 @@ from phantom.errors import FrameTooLargeError, NetworkError, PhantomError, Phant
 from phantom.transport.legs.base import LegOwner, LegRuntime, Timer
 from phantom.transport.legs.buffers import BATCH, WINDOW, private
 from phantom.transport.legs.http_upgrade import SUBPROTOCOL
+from phantom.transport.legs.opening import Opening
 from phantom.transport.legs.websocket import closing_error
 
 __all__ = ["HELD_CAP", "HIGH_WATER", "LOW_WATER", "BrowserLeg", "open_browser_leg", "page_socket"]
@@ -334,14 +335,14 @@ def _bad_size(size: int) -> PhantomError:
 
 async def open_browser_leg(leg: BrowserLeg, timeout: float) -> BrowserLeg:
     """Returns ``leg`` when its socket is open. Raises NetworkError, PhantomTimeoutError; the leg is closed then."""
-    opening = _Opening(asyncio.get_running_loop().create_future())
+    opening = Opening(limits.HANDSHAKE_FRAME_CAP, "the server closed the WebSocket at once")
     leg.on_open = opening.opened
     try:
         leg.owner = opening
         if leg._socket.readyState == _OPEN:
             opening.opened()
         async with leg._runtime.timeout(timeout):
-            await opening._done
+            await opening.done
     except TimeoutError:
         leg.close(linger=False)
         raise PhantomTimeoutError(f"{leg.peer_addr} did not take the WebSocket within {timeout:g} s") from None
@@ -351,34 +352,3 @@ async def open_browser_leg(leg: BrowserLeg, timeout: float) -> BrowserLeg:
     finally:
         leg.on_open = None
     return leg
-
-
-class _Opening:
-    """The owner of the leg until its socket is open."""
-
-    read_size = limits.HANDSHAKE_FRAME_CAP
-    batch_size = limits.HANDSHAKE_FRAME_CAP
-
-    def __init__(self, done: asyncio.Future[None]) -> None:
-        self._done = done
-
-    def leg_received(self, _buf: bytearray, _view: memoryview, start: int, _end: int) -> int:
-        """What comes already belongs to the next owner."""
-        return start
-
-    def leg_fill(self, _buf: bytearray, _view: memoryview, at: int, _cap: int) -> int:
-        """Nothing is sent yet."""
-        return at
-
-    def leg_blocked(self, blocked: bool) -> None:
-        """Does not matter yet."""
-
-    def leg_lost(self, error: PhantomError | None) -> None:
-        """The server did not take the WebSocket."""
-        if not self._done.done():
-            self._done.set_exception(error or NetworkError("the server closed the WebSocket at once"))
-
-    def opened(self) -> None:
-        """The server took it."""
-        if not self._done.done():
-            self._done.set_result(None)

@@ -7,7 +7,6 @@ the connection is full.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from phantom import limits
@@ -28,6 +27,7 @@ from phantom.transport.legs.http_upgrade import (
     request,
 )
 from phantom.transport.legs.layered import LayeredLeg
+from phantom.transport.legs.opening import Opening
 
 __all__ = ["WebSocketLeg", "closing_error", "open_websocket"]
 
@@ -234,44 +234,13 @@ class WebSocketLeg(LayeredLeg):
                 return at, True
 
 
-class _Opening:
-    """The owner of a client's leg until the server has answered."""
-
-    read_size = limits.UPGRADE_CAP
-    batch_size = limits.UPGRADE_CAP
-
-    def __init__(self, done: asyncio.Future[None]) -> None:
-        self._done = done
-
-    def leg_received(self, _buf: bytearray, _view: memoryview, start: int, _end: int) -> int:
-        """What comes already belongs to the next owner."""
-        return start
-
-    def leg_fill(self, _buf: bytearray, _view: memoryview, at: int, _cap: int) -> int:
-        """Nothing is sent yet."""
-        return at
-
-    def leg_blocked(self, blocked: bool) -> None:
-        """Does not matter yet."""
-
-    def leg_lost(self, error: PhantomError | None) -> None:
-        """The server did not take the WebSocket."""
-        if not self._done.done():
-            self._done.set_exception(error or NetworkError("the web server closed the connection without an answer"))
-
-    def opened(self) -> None:
-        """The server took it."""
-        if not self._done.done():
-            self._done.set_result(None)
-
-
 async def open_websocket(leg: WebSocketLeg) -> WebSocketLeg:
     """Returns the client's ``leg`` when the server has taken the WebSocket, or raises NetworkError; closed then."""
-    opening = _Opening(asyncio.get_running_loop().create_future())
+    opening = Opening(limits.UPGRADE_CAP, "the web server closed the connection without an answer")
     leg.on_open = opening.opened
     try:
         leg.start(opening)
-        await opening._done
+        await opening.done
     except BaseException:
         leg.close(linger=False)
         raise

@@ -387,17 +387,6 @@ async def test_opening_can_be_abandoned() -> None:
     assert page.gone()
 
 
-@page_test
-async def test_the_owner_of_an_opening_takes_and_says_nothing() -> None:
-    done = asyncio.get_running_loop().create_future()
-    opening = browser._Opening(done)
-    opening.leg_blocked(True)
-    assert opening.leg_fill(bytearray(4), memoryview(b""), 0, 4) == 0
-    opening.opened()
-    opening.leg_lost(None)  # too late
-    assert done.result() is None
-
-
 def test_the_functions_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     js, ffi = ModuleType("js"), ModuleType("pyodide.ffi")
     js.WebSocket = SimpleNamespace(new=lambda *given: given)  # type: ignore[attr-defined]
